@@ -1,0 +1,251 @@
+//! What a handler is given: [`Context`], and the control block behind it.
+
+use std::future::Future;
+use std::num::NonZeroU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::inspect::Progress;
+use crate::job::Job;
+use crate::scope::Scope;
+use crate::source::{Delivery, truncate};
+
+/// The longest note that is kept with a [`Progress`]: one line on a screen.
+const MAX_NOTE_BYTES: usize = 256;
+
+/// One attempt at a job, as its handler sees it. Cheap to clone.
+///
+/// A clone may outlive the job, but then says nothing new: keep none.
+#[derive(Clone, Debug)]
+pub struct Context {
+    run: Arc<Run>,
+}
+
+impl Context {
+    pub(crate) fn new(run: Arc<Run>) -> Self {
+        Self { run }
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Arc<Job> {
+        &self.run.delivery.job
+    }
+
+    /// The job's payload, as raw bytes.
+    pub fn payload(&self) -> &Bytes {
+        &self.run.delivery.job.payload
+    }
+
+    /// Which attempt this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.run.delivery.attempt
+    }
+
+    /// When the attempt will be cancelled; `None` if it has no timeout.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.run.deadline
+    }
+
+    /// Resolves, at once from then on, when the job should stop. See [`Context::cancel_reason`] for why.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn cancelled(&self) {
+        self.run.token().cancelled().await;
+    }
+
+    /// Whether the job should stop. For loops without an await point, and for blocking handlers.
+    pub fn is_cancelled(&self) -> bool {
+        self.run.cancel_reason().is_some()
+    }
+
+    /// Why the job should stop, once it should.
+    pub fn cancel_reason(&self) -> Option<CancelReason> {
+        self.run.cancel_reason()
+    }
+
+    /// A token that is cancelled when the job should stop: to hand to libraries. Cancelling it yourself has
+    /// no effect on the job.
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.run.token().child_token()
+    }
+
+    /// A scope for at most `limit` child tasks at once, which is cancelled with the job. The job is not
+    /// settled before every child has ended (P6). Call [`Scope::join`] to wait for them; dropping the scope
+    /// cancels them.
+    pub fn scope(&self, limit: usize) -> Scope {
+        let children = self.run.children.get_or_init(TaskTracker::new);
+        Scope::within(limit, children, self.run.token().child_token())
+    }
+
+    /// Says how far the job has got: `done` steps of `total` (if known), and a word for a person (cut to 256
+    /// bytes). Shown by [`WorkerHandle::jobs`](crate::WorkerHandle::jobs); the last report wins.
+    pub fn progress<'a>(&self, done: u64, total: impl Into<Option<u64>>, note: impl Into<Option<&'a str>>) {
+        let note = note.into().map(|note| Arc::from(truncate(note, MAX_NOTE_BYTES)));
+        let progress = Progress { done, total: total.into(), note };
+        *self.run.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some((progress, Instant::now()));
+    }
+
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+}
+
+/// Why a job should stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// The worker is stopping and its time to drain is over. Unless the job finishes yet, it is handed back.
+    Shutdown,
+    /// Its timeout has passed. Counts as a failed attempt.
+    Timeout,
+    /// Its lease is lost: another worker may be running it by now. Whatever it returns is not settled.
+    LeaseLost,
+    /// Somebody asked for this job to be cancelled. Not tried again.
+    Requested,
+}
+
+impl CancelReason {
+    const ALL: [Self; 4] = [Self::Shutdown, Self::Timeout, Self::LeaseLost, Self::Requested];
+
+    fn code(self) -> NonZeroU8 {
+        match self {
+            Self::Shutdown => const { NonZeroU8::new(1).unwrap() },
+            Self::Timeout => const { NonZeroU8::new(2).unwrap() },
+            Self::LeaseLost => const { NonZeroU8::new(3).unwrap() },
+            Self::Requested => const { NonZeroU8::new(4).unwrap() },
+        }
+    }
+}
+
+/// The control block of one attempt: shared by its handler, its task, the worker's loop and the heartbeat.
+///
+/// Everything but the delivery is made only when it is asked for: a job that returns at once pays for none.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) delivery: Delivery,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+    started: AtomicBool,
+    cancel: AtomicU8,
+    abort: AtomicBool,
+    task: AtomicWaker,
+    token: OnceLock<CancellationToken>,
+    children: OnceLock<TaskTracker>,
+    progress: Mutex<Option<(Progress, Instant)>>,
+}
+
+impl Run {
+    pub(crate) fn new(delivery: Delivery, timeout: Option<Duration>, now: Instant) -> Self {
+        Self {
+            delivery,
+            // A timeout beyond what the clock can count is as good as none.
+            deadline: timeout.and_then(|timeout| now.checked_add(timeout)),
+            timeout,
+            started: AtomicBool::new(false),
+            cancel: AtomicU8::new(0),
+            abort: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+            token: OnceLock::new(),
+            children: OnceLock::new(),
+            progress: Mutex::new(None),
+        }
+    }
+
+    /// The handler's first poll is about to happen.
+    pub(crate) fn start(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Tells the handler to stop. The first reason stands, except that a lost lease overrides any: it
+    /// forbids the settlement.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        let code = reason.code().get();
+        if self.cancel.compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst).is_err()
+            && reason == CancelReason::LeaseLost
+        {
+            self.cancel.store(code, Ordering::SeqCst);
+        }
+        // Pairs with the fence in `token`, which makes the token and then looks at `cancel`: one of the two
+        // sees what the other wrote, so a token made at this very moment is cancelled too.
+        fence(Ordering::SeqCst);
+        if let Some(token) = self.token.get() {
+            token.cancel();
+        }
+    }
+
+    pub(crate) fn cancel_reason(&self) -> Option<CancelReason> {
+        let code = self.cancel.load(Ordering::SeqCst);
+        CancelReason::ALL.into_iter().find(|reason| reason.code().get() == code)
+    }
+
+    fn token(&self) -> &CancellationToken {
+        let token = self.token.get_or_init(CancellationToken::new);
+        fence(Ordering::SeqCst);
+        if self.cancel.load(Ordering::SeqCst) != 0 {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Ends the handler's future at its next await point.
+    pub(crate) fn abort(&self) {
+        self.abort.store(true, Ordering::SeqCst);
+        self.task.wake();
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::SeqCst)
+    }
+
+    /// Polls with `poll` until it is ready or the run is aborted; `None` then.
+    pub(crate) fn until_abort<T>(
+        &self,
+        mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>,
+    ) -> impl Future<Output = Option<T>> {
+        std::future::poll_fn(move |cx| {
+            if self.is_aborted() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(value) = poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            // Register, then look again: an abort between the two looks is not missed.
+            self.task.register(cx.waker());
+            if self.is_aborted() { Poll::Ready(None) } else { Poll::Pending }
+        })
+    }
+
+    /// Waits until every child task has ended; they are cancelled first.
+    pub(crate) async fn end_children(&self) {
+        if let Some(children) = self.children.get() {
+            if !children.is_empty() {
+                self.token().cancel();
+            }
+            children.close();
+            children.wait().await;
+        }
+    }
+
+    /// Counts something as a child of this job until the token is dropped.
+    pub(crate) fn child(&self) -> TaskTrackerToken {
+        self.children.get_or_init(TaskTracker::new).token()
+    }
+
+    pub(crate) fn last_progress(&self) -> Option<(Progress, Instant)> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

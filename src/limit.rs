@@ -1,0 +1,130 @@
+//! How many may run now, and from which queue first: [`Queues`] and the caps of kinds.
+//!
+//! Pure: chance is a number that is passed in.
+
+use std::collections::HashMap;
+
+use crate::error::Error;
+use crate::job::{Kind, Queue};
+use crate::retry::splitmix;
+
+/// Which queues a worker serves, and in which order it looks into them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Queues {
+    /// All that the source has, as the source orders them.
+    #[default]
+    All,
+    /// Only these; a later one only when the earlier ones are empty.
+    Strict(Vec<Queue>),
+    /// Only these; each comes first as often as its weight says against the sum of the weights.
+    Weighted(Vec<(Queue, u32)>),
+}
+
+impl Queues {
+    /// Strict order: the first that is not empty.
+    pub fn strict<Q: Into<Queue>>(queues: impl IntoIterator<Item = Q>) -> Self {
+        Self::Strict(queues.into_iter().map(Into::into).collect())
+    }
+
+    /// By weight: `[("mail", 3), ("reports", 1)]` looks into `mail` first three times out of four.
+    pub fn weighted<Q: Into<Queue>>(queues: impl IntoIterator<Item = (Q, u32)>) -> Self {
+        Self::Weighted(queues.into_iter().map(|(queue, weight)| (queue.into(), weight)).collect())
+    }
+
+    /// The order for one fetch. `draw` decides between weighted queues: the same draw, the same order.
+    pub(crate) fn order(&self, draw: u64, order: &mut Vec<Queue>) {
+        match self {
+            Self::All => order.clear(),
+            Self::Strict(queues) => order.clone_from(queues),
+            Self::Weighted(queues) => {
+                order.clear();
+                let mut left: Vec<&(Queue, u32)> = queues.iter().collect();
+                let mut draw = draw;
+                while !left.is_empty() {
+                    let sum: u64 = left.iter().map(|(_, weight)| u64::from(*weight)).sum();
+                    draw = splitmix(draw);
+                    let mut ticket = draw % sum;
+                    let drawn = left.iter().position(|(_, weight)| {
+                        let hit = ticket < u64::from(*weight);
+                        ticket = ticket.saturating_sub(u64::from(*weight));
+                        hit
+                    });
+                    // A ticket below the sum always hits; should it not, the first is as good as any.
+                    order.push(left.remove(drawn.unwrap_or(0)).0.clone());
+                }
+            }
+        }
+    }
+
+    /// Checks that there is a queue, that none is named twice, and that no weight is 0.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let names: Vec<&Queue> = match self {
+            Self::All => return Ok(()),
+            Self::Strict(queues) => queues.iter().collect(),
+            Self::Weighted(queues) => {
+                if let Some((queue, _)) = queues.iter().find(|(_, weight)| *weight == 0) {
+                    return Err(Error::invalid(format!("queue {queue:?} has weight 0: leave it out, or give it 1 or more")));
+                }
+                queues.iter().map(|(queue, _)| queue).collect()
+            }
+        };
+        if names.is_empty() {
+            return Err(Error::invalid("the list of queues is empty: name one, or use Queues::All"));
+        }
+        match names.iter().enumerate().find(|(at, queue)| names[..*at].contains(queue)) {
+            Some((_, twice)) => Err(Error::invalid(format!("queue {twice:?} is named twice"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The caps of the kinds that have one, and how many of each are in hand.
+#[derive(Debug, Default)]
+pub(crate) struct KindCaps {
+    caps: HashMap<Kind, Cap>,
+}
+
+#[derive(Debug)]
+struct Cap {
+    limit: usize,
+    taken: usize,
+}
+
+impl KindCaps {
+    pub(crate) fn new(limits: impl IntoIterator<Item = (Kind, usize)>) -> Self {
+        let caps = limits.into_iter().map(|(kind, limit)| (kind, Cap { limit, taken: 0 })).collect();
+        Self { caps }
+    }
+
+    /// Counts one more of `kind`, unless that is at its cap.
+    pub(crate) fn take(&mut self, kind: &Kind) -> bool {
+        if self.caps.is_empty() {
+            return true;
+        }
+        match self.caps.get_mut(kind) {
+            None => true,
+            Some(cap) if cap.taken < cap.limit => {
+                cap.taken += 1;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Counts one less. Returns whether the kind was at its cap, so that a waiting fetch may now ask for more.
+    pub(crate) fn put_back(&mut self, kind: &Kind) -> bool {
+        if self.caps.is_empty() {
+            return false;
+        }
+        let Some(cap) = self.caps.get_mut(kind) else { return false };
+        let was_full = cap.taken >= cap.limit;
+        cap.taken = cap.taken.saturating_sub(1);
+        was_full
+    }
+
+    /// How many more of each capped kind a fetch may bring.
+    pub(crate) fn quotas(&self, quotas: &mut Vec<(Kind, usize)>) {
+        quotas.clear();
+        quotas.extend(self.caps.iter().map(|(kind, cap)| (kind.clone(), cap.limit.saturating_sub(cap.taken))));
+    }
+}

@@ -1,0 +1,193 @@
+//! Where jobs come from: [`Source`], [`Connect`], and what passes between a source and a worker.
+//!
+//! This is the one wall of the house: worker and backend meet only here. A source hands out
+//! [`Delivery`]s and is told one [`Settlement`] for each.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::job::{Job, Kind, Queue};
+use crate::lease::Lease;
+
+/// Where jobs come from.
+///
+/// Both calls take `&self`: a waiting `fetch` and a `settle` run at once.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Waits for work and takes at most `wanted.max` deliveries.
+    ///
+    /// Returns as soon as there is at least one; perhaps empty-handed after `wanted.wait`, and soon after
+    /// `stop` is cancelled. Whatever it took off the queue it returns: `stop` is an argument, rather than
+    /// the future being dropped, because a destructive pop must never be cut between reply and return.
+    ///
+    /// # Errors
+    /// A [transient](Error::is_transient) error makes the worker try again (through a new session if
+    /// [`Error::is_disconnect`]); any other ends the worker with that error in its report.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may lose what it was about to return, for a source without leases. The worker
+    /// drops it only when it has not answered within its time (it hangs) or at the shutdown deadline.
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error>;
+
+    /// Applies all of them. A delivery that is no longer ours is no error: it changes nothing and its tag
+    /// is returned in [`Stale`].
+    ///
+    /// # Errors
+    /// On any error the worker keeps the whole batch and tries it again, so applying one twice must be
+    /// harmless (the second time is at most reported as stale).
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error>;
+}
+
+/// How to get a live session. Reconnection needs a maker, not a connection.
+#[async_trait]
+pub trait Connect<T: ?Sized>: Send + Sync + 'static {
+    /// Makes a new session. It belongs to the runtime that awaits this.
+    ///
+    /// # Errors
+    /// A transient error is answered by another try after a backoff; any other is final.
+    async fn connect(&self) -> Result<Arc<T>, Error>;
+
+    /// Where it connects to, for logs: without credentials.
+    fn target(&self) -> String;
+}
+
+/// What the worker asks a source for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FetchRequest {
+    /// At most so many deliveries.
+    pub max: NonZeroUsize,
+    /// The queues to take from, in this order; empty means all that the source has.
+    pub queues: Vec<Queue>,
+    /// Kinds of which at most so many may be in the answer. A source that can't filter by kind ignores
+    /// this, and the worker hands back what is too many.
+    pub quotas: Vec<(Kind, usize)>,
+    /// Return within this time, perhaps empty-handed.
+    pub wait: Duration,
+}
+
+impl FetchRequest {
+    /// A request for at most `max` deliveries of any queue and kind, waiting up to `wait`.
+    pub fn new(max: NonZeroUsize, wait: Duration) -> Self {
+        Self { max, queues: Vec::new(), quotas: Vec::new(), wait }
+    }
+
+    /// How many of `kind` the answer may hold; `None` when that is not limited.
+    pub fn quota(&self, kind: &Kind) -> Option<usize> {
+        self.quotas.iter().find(|(limited, _)| limited == kind).map(|(_, quota)| *quota)
+    }
+}
+
+/// One hand-over of a job: the job, which attempt this is, and the right to work on it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// What is to be done.
+    pub job: Arc<Job>,
+    /// Which attempt this is, from 1. Counted by the source when it hands the job out, so that a crash
+    /// counts too.
+    pub attempt: u32,
+    /// The handle by which it is settled.
+    pub tag: Tag,
+    /// The right to work on it for a time; `None` for a source that has no leases.
+    pub lease: Option<Lease>,
+}
+
+/// The handle of one [`Delivery`], by which its source knows it again.
+///
+/// Three numbers whose meaning is the source's own. A tag of a dead session, or with an old fencing token,
+/// is stale: settling it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag {
+    /// Which session handed it out.
+    pub session: u64,
+    /// Which of the session's deliveries, or which row.
+    pub key: u64,
+    /// The fencing token: grows with each hand-over of the same job.
+    pub token: u64,
+}
+
+/// What the source is told about one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: the job is finished.
+    Ack,
+    /// Failed: the attempt counts, and the job becomes available again after this time.
+    Retry {
+        /// How long it waits before its next attempt.
+        after: Duration,
+    },
+    /// Given up: the job goes to the dead letters with its raw payload.
+    Reject,
+    /// Handed back unharmed: this attempt does not count. Available again after this time.
+    Release {
+        /// How long it waits; zero means at once, at the front of its queue if the source has an order.
+        after: Duration,
+    },
+}
+
+/// One settlement on its way to the source.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settled {
+    /// Which delivery.
+    pub tag: Tag,
+    /// What became of it.
+    pub settlement: Settlement,
+    /// Why, for `Retry` and `Reject`: the error with its causes in one line, at most
+    /// [`MAX_REASON_BYTES`] long.
+    pub reason: Option<Arc<str>>,
+}
+
+/// The most bytes of an error text that are kept with a settlement. Sidekiq keeps 10,000 characters; a
+/// reason is for a person to read, and 4 KiB holds a long chain of causes.
+pub const MAX_REASON_BYTES: usize = 4096;
+
+impl Settled {
+    /// A settlement without a reason.
+    pub fn new(tag: Tag, settlement: Settlement) -> Self {
+        Self { tag, settlement, reason: None }
+    }
+
+    /// The same, with the reason why, cut to [`MAX_REASON_BYTES`] at a character's boundary.
+    #[must_use]
+    pub fn because(mut self, reason: &str) -> Self {
+        self.reason = Some(Arc::from(truncate(reason, MAX_REASON_BYTES)));
+        self
+    }
+}
+
+/// The deliveries of a settled batch that were no longer ours. Their settlement changed nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stale(pub Vec<Tag>);
+
+/// The longest prefix of `text` of at most `bytes` bytes that ends at a character's boundary.
+pub(crate) fn truncate(text: &str, bytes: usize) -> &str {
+    if text.len() <= bytes {
+        return text;
+    }
+    let mut end = bytes;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let text = "ä".repeat(MAX_REASON_BYTES);
+        let tag = Tag { session: 0, key: 0, token: 0 };
+        let settled = Settled::new(tag, Settlement::Reject).because(&format!("x{text}"));
+        let kept = settled.reason.expect("a reason was given");
+        assert_eq!(kept.len(), MAX_REASON_BYTES - 1);
+        assert!(kept.ends_with('ä'));
+    }
+}
