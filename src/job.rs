@@ -120,6 +120,20 @@ impl Default for Queue {
     }
 }
 
+/// The handle of one [`Delivery`](crate::Delivery), by which its source knows it again.
+///
+/// Three numbers whose meaning is the source's own. A tag of a dead session, or with an old fencing token,
+/// is stale: settling it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag {
+    /// Which session handed it out.
+    pub session: u64,
+    /// Which of the session's deliveries, or which row.
+    pub key: u64,
+    /// The fencing token: grows with each hand-over of the same job.
+    pub token: u64,
+}
+
 /// One thing to be done, as it was enqueued.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::source::Tag;
+use crate::job::Tag;
 
 /// The right to work on one delivery, for a time.
 ///

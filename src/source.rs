@@ -3,6 +3,7 @@
 //! This is the one wall of the house: worker and backend meet only here. A source hands out
 //! [`Delivery`]s and is told one [`Settlement`] for each.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::job::{Job, Kind, Queue};
-use crate::lease::Lease;
+use crate::job::{Job, Kind, Queue, Tag};
+use crate::lease::{Lease, Renew};
 
 /// Where jobs come from.
 ///
@@ -27,7 +28,8 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// A [transient](Error::is_transient) error makes the worker try again (through a new session if
-    /// [`Error::is_disconnect`]); any other ends the worker with that error in its report.
+    /// [`Error::is_disconnect`]). [`Closed`](crate::ErrorKind::Closed) says that nothing will come any more:
+    /// the worker finishes what it has and ends. Any other ends the worker with that error in its report.
     ///
     /// # Cancel safety
     /// Dropping the future may lose what it was about to return, for a source without leases. The worker
@@ -54,6 +56,64 @@ pub trait Connect<T: ?Sized>: Send + Sync + 'static {
 
     /// Where it connects to, for logs: without credentials.
     fn target(&self) -> String;
+}
+
+/// What a worker needs of a backend: how to get a source, and how to keep its leases.
+///
+/// Two connections of two purposes: that for renewals is made on the heartbeat's own thread, so that the
+/// workload can't stall it (P9).
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Intake {
+    /// Makes the source's sessions.
+    pub source: Arc<dyn Connect<dyn Source>>,
+    /// Makes the heartbeat's sessions; `None` for a source without leases to renew.
+    pub renew: Option<Arc<dyn Connect<dyn Renew>>>,
+}
+
+impl Intake {
+    /// From a maker of sources.
+    pub fn new(source: Arc<dyn Connect<dyn Source>>) -> Self {
+        Self { source, renew: None }
+    }
+
+    /// From a source that needs no connection, and so is never made anew.
+    pub fn fixed(source: Arc<dyn Source>) -> Self {
+        Self::new(Arc::new(Fixed(source)))
+    }
+
+    /// The same, with a maker of renewers.
+    #[must_use]
+    pub fn renewed_by(mut self, renew: Arc<dyn Connect<dyn Renew>>) -> Self {
+        self.renew = Some(renew);
+        self
+    }
+
+    /// The same, with a renewer that needs no connection.
+    #[must_use]
+    pub fn renewed_by_fixed(self, renew: Arc<dyn Renew>) -> Self {
+        self.renewed_by(Arc::new(Fixed(renew)))
+    }
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("source", &self.source.target()).field("renews", &self.renew.is_some()).finish()
+    }
+}
+
+/// What is always there: connecting gives the same again.
+struct Fixed<T: ?Sized>(Arc<T>);
+
+#[async_trait]
+impl<T: ?Sized + Send + Sync + 'static> Connect<T> for Fixed<T> {
+    async fn connect(&self) -> Result<Arc<T>, Error> {
+        Ok(self.0.clone())
+    }
+
+    fn target(&self) -> String {
+        "in this process".to_owned()
+    }
 }
 
 /// What the worker asks a source for.
@@ -95,20 +155,6 @@ pub struct Delivery {
     pub tag: Tag,
     /// The right to work on it for a time; `None` for a source that has no leases.
     pub lease: Option<Lease>,
-}
-
-/// The handle of one [`Delivery`], by which its source knows it again.
-///
-/// Three numbers whose meaning is the source's own. A tag of a dead session, or with an old fencing token,
-/// is stale: settling it changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag {
-    /// Which session handed it out.
-    pub session: u64,
-    /// Which of the session's deliveries, or which row.
-    pub key: u64,
-    /// The fencing token: grows with each hand-over of the same job.
-    pub token: u64,
 }
 
 /// What the source is told about one delivery.
