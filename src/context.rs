@@ -52,7 +52,7 @@ impl Context {
 
     /// When the attempt will be cancelled; `None` if it has no timeout.
     pub fn deadline(&self) -> Option<Instant> {
-        self.run.deadline
+        self.run.deadline()
     }
 
     /// Resolves, at once from then on, when the job should stop. See [`Context::cancel_reason`] for why.
@@ -133,8 +133,9 @@ impl CancelReason {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) delivery: Delivery,
-    pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
+    /// Set when it is started: waiting for a slot costs an attempt none of its time.
+    deadline: OnceLock<Instant>,
     started: AtomicBool,
     cancel: AtomicU8,
     abort: AtomicBool,
@@ -145,12 +146,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(delivery: Delivery, timeout: Option<Duration>, now: Instant) -> Self {
+    pub(crate) fn new(delivery: Delivery, timeout: Option<Duration>) -> Self {
         Self {
             delivery,
-            // A timeout beyond what the clock can count is as good as none.
-            deadline: timeout.and_then(|timeout| now.checked_add(timeout)),
             timeout,
+            deadline: OnceLock::new(),
             started: AtomicBool::new(false),
             cancel: AtomicU8::new(0),
             abort: AtomicBool::new(false),
@@ -159,6 +159,17 @@ impl Run {
             children: OnceLock::new(),
             progress: Mutex::new(None),
         }
+    }
+
+    /// It is handed to the runtime at `now`: from now on its timeout runs. Returns the deadline.
+    pub(crate) fn set_deadline(&self, now: Instant) -> Option<Instant> {
+        // A timeout beyond what the clock can count is as good as none.
+        let deadline = now.checked_add(self.timeout?)?;
+        Some(*self.deadline.get_or_init(|| deadline))
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
     }
 
     /// The handler's first poll is about to happen.

@@ -41,7 +41,7 @@ impl Lease {
     }
 
     /// When to renew it (invariant 4).
-    fn due_at(&self) -> Instant {
+    pub(crate) fn due_at(&self) -> Instant {
         self.sent_at + self.ttl / 3
     }
 

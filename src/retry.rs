@@ -96,6 +96,11 @@ impl RetryPolicy {
         self
     }
 
+    /// How many attempts a job has that brings no number of its own.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.max_attempts
+    }
+
     /// Checks the ranges given at each setting.
     ///
     /// # Errors

@@ -223,8 +223,11 @@ fn a_raw_name_is_a_name() {
 #[test]
 fn a_character_is_told_from_a_lifetime() {
     let source = r"<'a, 'b>('{', '\'', '\u{7b}', b'}', '_') 'outer: loop";
-    let literals: Vec<String> =
-        tokens(source).into_iter().filter(|token| token.kind == Kind::Literal).map(|token| token.text).collect();
+    let literals: Vec<String> = tokens(source)
+        .into_iter()
+        .filter(|token| token.kind == Kind::Literal)
+        .map(|token| token.text)
+        .collect();
     assert_eq!(literals, ["'{'", r"'\''", r"'\u{7b}'", "'}'", "'_'"]);
     assert_eq!(texts("&'a str"), ["&", "'a", "str"]);
 }
@@ -241,5 +244,5 @@ fn a_bracket_finds_the_one_that_closes_it() {
     let found = tokens("f(\")\", '}', [a]) { }");
     assert_eq!(found[closing(&found, 1)].line, 1);
     assert_eq!(closing(&found, 1), 9);
-    assert_eq!(closing(&tokens("{ ( )"), 0), 4);
+    assert_eq!(closing(&tokens("{ ( )"), 0), 3);
 }

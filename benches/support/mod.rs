@@ -1,0 +1,131 @@
+//! What the benches share: a counting allocator, CPU time, medians, a table, a metrics recorder.
+#![allow(dead_code, reason = "each bench uses its part")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_util::registry::{AtomicStorage, Registry};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static ALIVE: AtomicU64 = AtomicU64::new(0);
+
+/// Counts what the system's allocator hands out.
+pub struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALIVE.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        ALIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// How many allocations there have been.
+pub fn allocations() -> u64 {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+/// How many bytes are allocated.
+pub fn alive_bytes() -> u64 {
+    ALIVE.load(Ordering::Relaxed)
+}
+
+/// The CPU time of this process, user and system, all threads, from `/proc/self/stat` (proc(5)): fields 14
+/// and 15, in hundredths of a second.
+pub fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
+    Duration::from_millis(ticks * 10)
+}
+
+/// The middle one.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A table for a person.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    title: String,
+}
+
+impl Table {
+    /// With these columns.
+    pub fn new(title: &str, columns: &[&str]) -> Self {
+        Self { rows: vec![columns.iter().map(|column| (*column).to_owned()).collect()], title: title.to_owned() }
+    }
+
+    /// One more row.
+    pub fn row(&mut self, cells: &[String]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// To standard output.
+    pub fn print(&self) {
+        println!("\n{}", self.title);
+        let widths: Vec<usize> = (0..self.rows[0].len())
+            .map(|column| self.rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+            .collect();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).enumerate();
+            let line: Vec<String> = cells
+                .map(|(at, (cell, width))| if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+                .collect();
+            println!("  {}", line.join("  "));
+        }
+    }
+}
+
+/// A recorder that really counts, as an exporter's would: atomics for counters and gauges, buckets of
+/// samples for histograms.
+struct Real(Registry<Key, AtomicStorage>);
+
+impl Recorder for Real {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        self.0.get_or_create_counter(key, |counter| counter.clone().into())
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        self.0.get_or_create_gauge(key, |gauge| gauge.clone().into())
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Buckets::default()))
+    }
+}
+
+/// A histogram of fixed buckets, as Prometheus has it: it does not grow.
+#[derive(Default)]
+struct Buckets {
+    counts: [AtomicU64; 12],
+    sum: AtomicU64,
+}
+
+impl metrics::HistogramFn for Buckets {
+    fn record(&self, value: f64) {
+        let bucket = (value.max(1e-9).log10() + 9.0).clamp(0.0, 11.0) as usize;
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add((value * 1e9) as u64, Ordering::Relaxed);
+    }
+}
+
+/// Metrics on, for all that follows.
+pub fn install_recorder() {
+    metrics::set_global_recorder(Real(Registry::new(AtomicStorage))).expect("none is installed yet");
+}

@@ -1,0 +1,139 @@
+//! What comes in: all of a batch or none of it, and each unique key once.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::list::Links;
+use super::unique::Holder;
+use super::{Place, Record, Store};
+use crate::enqueue::{Clash, Enqueued, NewJob, Start, Unique, Window};
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId};
+
+impl Store {
+    /// Takes in all of them or, on an error, none. `wall` is what people's clocks show.
+    pub(in super::super) fn enqueue<B>(&mut self, now: tokio::time::Instant, wall: SystemTime, jobs: B) -> Result<Vec<Enqueued>, Error>
+    where
+        B: IntoIterator<Item = NewJob> + AsRef<[NewJob]>,
+    {
+        self.advance(now);
+        self.have_room(jobs.as_ref())?;
+        Ok(jobs.into_iter().map(|job| self.admit(job, wall)).collect())
+    }
+
+    fn have_room(&self, jobs: &[NewJob]) -> Result<(), Error> {
+        let max = self.settings.max_jobs;
+        let (unfinished, periods) = (self.unfinished(), self.keys.periods());
+        if unfinished.max(periods).saturating_add(jobs.len()) <= max {
+            return Ok(()); // even if none of them clashes with another
+        }
+        let (more, more_periods) = self.count_new(jobs);
+        let full = |held: usize, what: &str, more: usize| {
+            let context = format!("the memory store holds {held} {what}, of at most {max}: no room for {more} more");
+            Err(Error::new(ErrorKind::Full, context))
+        };
+        if more > 0 && unfinished.saturating_add(more) > max {
+            return full(unfinished, "jobs", more);
+        }
+        if more_periods > 0 && periods.saturating_add(more_periods) > max {
+            return full(periods, "unique keys for a period", more_periods);
+        }
+        Ok(())
+    }
+
+    /// How many of them would be jobs of their own, and how many of these take a key for a period.
+    fn count_new(&self, jobs: &[NewJob]) -> (usize, usize) {
+        let mut taken = BTreeSet::new();
+        let (mut new, mut periods) = (0, 0);
+        for job in jobs {
+            if let Some(unique) = &job.unique {
+                let held = self.keys.holder(&job.kind, unique).is_some();
+                if held || !taken.insert((&job.kind, &unique.key)) {
+                    continue;
+                }
+                periods += usize::from(matches!(unique.window, Window::For(_)));
+            }
+            new += 1;
+        }
+        (new, periods)
+    }
+
+    fn admit(&mut self, new: NewJob, wall: SystemTime) -> Enqueued {
+        if let Some(unique) = &new.unique
+            && let Some(holder) = self.keys.holder(&new.kind, unique).cloned()
+        {
+            return match unique.clash {
+                Clash::ReplacePayload if self.replace_payload(&holder, &new) => Enqueued::Replaced(holder.id),
+                _ => Enqueued::Duplicate(holder.id),
+            };
+        }
+        let order = self.next_order();
+        let key = self.records.vacant_key();
+        let id = job_id(order, key);
+        let wait = match new.start {
+            Start::Now => Duration::ZERO,
+            Start::After(wait) => wait,
+            Start::At(moment) => moment.duration_since(wall).unwrap_or_default(),
+        };
+        let unique = new.unique.map(Box::new);
+        if let Some(unique) = &unique {
+            self.keys.claim(&new.kind, unique, Holder { id: id.clone(), key }, self.now);
+        }
+        let job = Job {
+            id: id.clone(),
+            kind: new.kind,
+            queue: new.queue,
+            payload: new.payload,
+            priority: new.priority,
+            enqueued_at: wall,
+            max_attempts: new.max_attempts,
+            timeout: new.timeout,
+        };
+        let place = self.line_up(&job, key, wait, order);
+        self.insert(key, Arc::new(job), unique, place, order);
+        Enqueued::Created(id)
+    }
+
+    fn insert(&mut self, key: usize, job: Arc<Job>, unique: Option<Box<Unique>>, place: Place, order: u64) {
+        let record = Record {
+            job,
+            unique,
+            place,
+            links: Links::default(),
+            order,
+            since: self.now,
+            attempts: 0,
+            lapses: 0,
+            last_error: None,
+        };
+        let inserted = self.records.insert(record);
+        debug_assert_eq!(inserted, key, "a slab puts the next entry where it said");
+        self.lists[place.state() as usize].push(&mut self.records, key);
+    }
+
+    /// Gives the new payload to the holder of the key, if that still waits.
+    fn replace_payload(&mut self, holder: &Holder, new: &NewJob) -> bool {
+        let record = self.records.get_mut(holder.key).filter(|record| record.job.id == holder.id);
+        let Some(record) = record else { return false };
+        let waits = matches!(record.place, Place::Ready { .. } | Place::Delayed { .. });
+        if waits {
+            // Whoever looked at it before keeps what was there then.
+            Arc::make_mut(&mut record.job).payload = new.payload.clone();
+        }
+        waits
+    }
+}
+
+/// The id of a job: its number, which is never used again, and the key of its record, by which it is found
+/// without an index.
+fn job_id(number: u64, key: usize) -> JobId {
+    let mut text = [0; 48]; // two numbers of at most 20 digits
+    let mut rest = &mut text[..];
+    let written = match write!(rest, "{number}-{key}") {
+        Ok(()) => 48 - rest.len(),
+        Err(_) => 0,
+    };
+    JobId::new(str::from_utf8(&text[..written]).unwrap_or_default())
+}

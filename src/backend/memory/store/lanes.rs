@@ -1,0 +1,289 @@
+//! The jobs that are ready: one lane for each queue, kind and priority, and the choice between them.
+//!
+//! Pure. Invariants:
+//!
+//! 1. A lane is sorted by `order`; a job that was handed back goes to its old place.
+//! 2. A line's `busy` holds exactly its lanes that are not empty.
+//! 3. Choosing looks at the heads of lanes and never at the jobs behind them.
+//! 4. At most [`SPARE_LANES`] empty lanes are kept, so that a queue which is drained and refilled for each
+//!    job costs no allocation; the rest go as they become empty (P2).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use slab::Slab;
+
+use super::KEPT_CAPACITY;
+use crate::job::{Kind, Queue};
+
+/// How many empty lanes are kept. A service has a few dozen kinds; each empty lane costs some 100 bytes.
+const SPARE_LANES: usize = 64;
+
+/// All that is ready.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Slab<Lane>,
+    by_name: HashMap<Name, usize>,
+    lines: Slab<Line>,
+    by_queue: HashMap<Queue, usize>,
+    /// How many lanes are empty.
+    spare: usize,
+    /// How many jobs are ready.
+    len: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Name {
+    queue: Queue,
+    kind: Kind,
+    priority: i16,
+}
+
+/// Jobs of one queue, kind and priority: `(order, key)`, the next one first.
+#[derive(Debug)]
+struct Lane {
+    name: Name,
+    line: usize,
+    waiting: VecDeque<(u64, usize)>,
+}
+
+/// The lanes of one queue.
+#[derive(Debug, Default)]
+struct Line {
+    /// Those with jobs in them, the greatest priority first.
+    busy: BTreeSet<(Reverse<i16>, usize)>,
+    /// How many there are in all.
+    lanes: usize,
+}
+
+/// Where the next job is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub(super) lane: usize,
+    priority: i16,
+    order: u64,
+    /// Jobs of this lane are the next ones as long as their order is below this: there the head of another
+    /// lane of the same priority comes in between.
+    pub(super) rival: u64,
+}
+
+impl Lanes {
+    /// How many jobs are ready.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The line of `queue`, if any job of it was there lately.
+    pub(super) fn line(&self, queue: &Queue) -> Option<usize> {
+        self.by_queue.get(queue).copied()
+    }
+
+    /// Puts a job in its place, and says in which lane that is.
+    pub(super) fn push(&mut self, queue: &Queue, kind: &Kind, priority: i16, order: u64, key: usize) -> usize {
+        let lane = self.lane(queue, kind, priority);
+        let Lane { line, waiting, .. } = &mut self.lanes[lane];
+        if waiting.is_empty() {
+            self.lines[*line].busy.insert((Reverse(priority), lane));
+            self.spare -= 1;
+        }
+        if waiting.back().is_none_or(|(last, _)| *last < order) {
+            waiting.push_back((order, key));
+        } else {
+            let at = waiting.partition_point(|(other, _)| *other < order);
+            waiting.insert(at, (order, key));
+        }
+        self.len += 1;
+        lane
+    }
+
+    /// Takes out the job that was put in `lane` with `order`.
+    pub(super) fn remove(&mut self, lane: usize, order: u64) {
+        let waiting = &mut self.lanes[lane].waiting;
+        if let Ok(at) = waiting.binary_search_by_key(&order, |(order, _)| *order) {
+            waiting.remove(at);
+            self.len -= 1;
+            if waiting.is_empty() {
+                self.retire(lane);
+            }
+        }
+    }
+
+    /// The best job of `line`, or of all lines, among the kinds of which `wants` says that one more may be
+    /// taken: the greatest priority, then the lowest order.
+    pub(super) fn best(&self, line: Option<usize>, wants: impl Fn(&Kind) -> bool) -> Option<Choice> {
+        let mut best = None;
+        match line {
+            Some(line) => self.improve(&self.lines[line], &wants, &mut best),
+            None => self.lines.iter().for_each(|(_, line)| self.improve(line, &wants, &mut best)),
+        }
+        best
+    }
+
+    fn improve(&self, line: &Line, wants: &impl Fn(&Kind) -> bool, best: &mut Option<Choice>) {
+        for &(Reverse(priority), lane) in &line.busy {
+            if best.is_some_and(|best| priority < best.priority) {
+                break;
+            }
+            let Lane { name, waiting, .. } = &self.lanes[lane];
+            let Some(&(order, _)) = waiting.front().filter(|_| wants(&name.kind)) else { continue };
+            match best {
+                Some(best) if priority == best.priority && order > best.order => {
+                    best.rival = best.rival.min(order);
+                }
+                _ => {
+                    let beaten = best.filter(|best| best.priority == priority);
+                    let rival = beaten.map_or(u64::MAX, |best| best.order);
+                    *best = Some(Choice { lane, priority, order, rival });
+                }
+            }
+        }
+    }
+
+    /// The kind of a lane's jobs.
+    pub(super) fn kind(&self, lane: usize) -> &Kind {
+        &self.lanes[lane].name.kind
+    }
+
+    /// Takes the next job out of a lane, and says whether one with an order below `rival` comes after it.
+    ///
+    /// If none does, the lane may be gone.
+    pub(super) fn pop(&mut self, lane: usize, rival: u64) -> Option<(usize, bool)> {
+        let waiting = &mut self.lanes[lane].waiting;
+        let (_, key) = waiting.pop_front()?;
+        self.len -= 1;
+        let more = match waiting.front() {
+            Some((order, _)) => *order < rival,
+            None => {
+                self.retire(lane);
+                false
+            }
+        };
+        Some((key, more))
+    }
+
+    /// The lane of that name; a new one is empty, and counted as spare.
+    fn lane(&mut self, queue: &Queue, kind: &Kind, priority: i16) -> usize {
+        let name = Name { queue: queue.clone(), kind: kind.clone(), priority };
+        if let Some(lane) = self.by_name.get(&name) {
+            return *lane;
+        }
+        let line = match self.by_queue.get(queue) {
+            Some(line) => *line,
+            None => {
+                let line = self.lines.insert(Line::default());
+                self.by_queue.insert(queue.clone(), line);
+                line
+            }
+        };
+        self.lines[line].lanes += 1;
+        self.spare += 1;
+        let lane = self.lanes.insert(Lane { name: name.clone(), line, waiting: VecDeque::new() });
+        self.by_name.insert(name, lane);
+        lane
+    }
+
+    /// A lane has become empty: keeps it for the next job, or lets it go (invariants 2 and 4).
+    fn retire(&mut self, lane: usize) {
+        if self.len == 0 && self.lanes.capacity() > KEPT_CAPACITY {
+            *self = Self::default(); // all are empty: a burst of names gives its memory back
+            return;
+        }
+        let Lane { name, line, waiting } = &mut self.lanes[lane];
+        let line = *line;
+        self.lines[line].busy.remove(&(Reverse(name.priority), lane));
+        if self.spare < SPARE_LANES {
+            self.spare += 1;
+            if waiting.capacity() > KEPT_CAPACITY {
+                *waiting = VecDeque::new();
+            }
+            return;
+        }
+        let name = self.lanes.remove(lane).name;
+        self.by_name.remove(&name);
+        self.lines[line].lanes -= 1;
+        if self.lines[line].lanes == 0 {
+            self.lines.remove(line);
+            self.by_queue.remove(&name.queue);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Lanes {
+    /// What is in each lane, with the lane's name; panics if an invariant does not hold.
+    pub(super) fn checked(&self) -> Vec<(usize, &Queue, &Kind, i16, Vec<(u64, usize)>)> {
+        let mut all = Vec::new();
+        for (lane, Lane { name, line, waiting }) in &self.lanes {
+            assert!(waiting.iter().is_sorted_by(|a, b| a.0 < b.0), "lane {name:?} is out of order");
+            let busy = self.lines[*line].busy.contains(&(Reverse(name.priority), lane));
+            assert_eq!(busy, !waiting.is_empty(), "lane {name:?}");
+            assert_eq!(self.by_name.get(name), Some(&lane));
+            assert_eq!(self.by_queue.get(&name.queue), Some(line));
+            all.push((lane, &name.queue, &name.kind, name.priority, waiting.iter().copied().collect()));
+        }
+        assert_eq!(self.by_name.len(), self.lanes.len());
+        assert_eq!(self.by_queue.len(), self.lines.len());
+        assert_eq!(self.lines.iter().map(|(_, line)| line.lanes).sum::<usize>(), self.lanes.len());
+        assert_eq!(self.lanes.iter().filter(|(_, lane)| lane.waiting.is_empty()).count(), self.spare);
+        assert!(self.spare <= SPARE_LANES, "{} empty lanes are kept", self.spare);
+        assert_eq!(self.lanes.iter().map(|(_, lane)| lane.waiting.len()).sum::<usize>(), self.len);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(lanes: &mut Lanes, queue: &str, order: u64) -> usize {
+        lanes.push(&Queue::new(queue), &Kind::new("kind"), 0, order, order as usize)
+    }
+
+    fn drain(lanes: &mut Lanes) -> Vec<usize> {
+        let next = |lanes: &mut Lanes| lanes.pop(lanes.best(None, |_| true)?.lane, u64::MAX);
+        std::iter::from_fn(|| next(lanes)).map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn no_more_than_a_few_empty_lanes_are_kept() {
+        let mut lanes = Lanes::default();
+        for order in 0..500 {
+            push(&mut lanes, &format!("queue {order}"), order);
+        }
+        lanes.checked();
+        assert_eq!(drain(&mut lanes).len(), 500);
+        lanes.checked();
+        assert_eq!(lanes.lines.len(), SPARE_LANES);
+    }
+
+    #[test]
+    fn a_burst_of_names_and_jobs_gives_its_memory_back() {
+        let mut lanes = Lanes::default();
+        for order in 0..10_000 {
+            push(&mut lanes, &format!("queue {order}"), order);
+            push(&mut lanes, "busy", 10_000 + order);
+        }
+        drain(&mut lanes);
+        lanes.checked();
+        assert!(lanes.lanes.capacity() <= KEPT_CAPACITY && lanes.by_name.capacity() <= KEPT_CAPACITY * 2);
+        for order in 0..10_000 {
+            push(&mut lanes, "busy", order);
+        }
+        drain(&mut lanes);
+        assert!(lanes.lanes.iter().all(|(_, lane)| lane.waiting.capacity() <= KEPT_CAPACITY));
+    }
+
+    #[test]
+    fn what_is_handed_back_goes_to_its_old_place() {
+        let mut lanes = Lanes::default();
+        for order in [1, 2, 4, 5] {
+            push(&mut lanes, "queue", order);
+        }
+        assert_eq!(drain(&mut lanes), [1, 2, 4, 5]);
+        for order in [4, 5, 2, 6, 1] {
+            push(&mut lanes, "queue", order);
+        }
+        lanes.checked();
+        assert_eq!(drain(&mut lanes), [1, 2, 4, 5, 6]);
+    }
+}

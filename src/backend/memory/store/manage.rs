@@ -1,0 +1,108 @@
+//! What a person asks and does: counts, views, cancel, requeue, delete.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::unique::Holder;
+use super::{Place, Record, Store};
+use crate::error::{Error, ErrorKind};
+use crate::inspect::{Counts, JobState, StoredJob};
+use crate::job::JobId;
+
+impl Store {
+    pub(in super::super) fn counts(&mut self, now: Instant) -> Counts {
+        self.advance(now);
+        let count = |state| self.list(state).len() as u64;
+        Counts {
+            ready: count(JobState::Ready),
+            delayed: count(JobState::Delayed),
+            leased: count(JobState::Leased),
+            dead: count(JobState::Dead),
+            done: self.done,
+        }
+    }
+
+    /// One job as it stands. `wall` is what people's clocks show at `now`.
+    pub(in super::super) fn find(&mut self, now: Instant, wall: SystemTime, id: &JobId) -> Option<StoredJob> {
+        self.advance(now);
+        self.key_of(id).map(|key| self.view(key, wall))
+    }
+
+    /// At most `max` jobs in `state`, those that have been in it longest first.
+    pub(in super::super) fn view_all(&mut self, now: Instant, wall: SystemTime, state: JobState, max: usize) -> Vec<StoredJob> {
+        self.advance(now);
+        let mut keys: Vec<usize> = match state {
+            // Their list is in the order of their leases' ends (invariant 3). They are few.
+            JobState::Leased => self.list(state).keys(&self.records).collect(),
+            _ => self.list(state).keys(&self.records).take(max).collect(),
+        };
+        if state == JobState::Leased {
+            keys.sort_by_key(|key| match self.records[*key].place {
+                Place::Leased { token, .. } => token,
+                _ => 0,
+            });
+        }
+        keys.into_iter().take(max).map(|key| self.view(key, wall)).collect()
+    }
+
+    /// Cancels a job that waits, or marks one that runs.
+    pub(in super::super) fn cancel(&mut self, now: Instant, id: &JobId) -> bool {
+        self.advance(now);
+        let Some(key) = self.key_of(id) else { return false };
+        match &mut self.records[key].place {
+            Place::Dead => return false,
+            Place::Leased { cancelled, .. } => *cancelled = true,
+            Place::Ready { .. } | Place::Delayed { .. } => self.bury(key, Some(self.cancelled.clone())),
+        }
+        true
+    }
+
+    /// Makes a dead or delayed job ready, unless it is dead and another job has taken its unique key.
+    pub(in super::super) fn requeue(&mut self, now: Instant, id: &JobId) -> Result<bool, Error> {
+        self.advance(now);
+        let Some(key) = self.key_of(id) else { return Ok(false) };
+        match self.records[key].place {
+            Place::Ready { .. } | Place::Leased { .. } => return Ok(false),
+            Place::Delayed { .. } => {}
+            Place::Dead => {
+                let (unfinished, max) = (self.unfinished(), self.settings.max_jobs);
+                if unfinished >= max {
+                    let context = format!("the memory store holds {unfinished} jobs, of at most {max}: {id} stays dead");
+                    return Err(Error::new(ErrorKind::Full, context));
+                }
+                let Record { job, unique, attempts, lapses, .. } = &mut self.records[key];
+                if let Some(unique) = unique
+                    && !self.keys.claim_again(&job.kind, unique, Holder { id: job.id.clone(), key })
+                {
+                    return Ok(false);
+                }
+                (*attempts, *lapses) = (0, 0);
+            }
+        }
+        self.make_ready(key);
+        Ok(true)
+    }
+
+    /// Deletes a job that is not with a worker.
+    pub(in super::super) fn delete(&mut self, now: Instant, id: &JobId) -> bool {
+        self.advance(now);
+        let key = self.key_of(id).filter(|key| self.records[*key].place.state() != JobState::Leased);
+        key.inspect(|key| self.remove(*key)).is_some()
+    }
+
+    /// Where the record of a job is: the id says it, and the record says whether it is still that job's.
+    fn key_of(&self, id: &JobId) -> Option<usize> {
+        let (_, key) = id.as_str().rsplit_once('-')?;
+        let key = key.parse().ok()?;
+        self.records.get(key).filter(|record| record.job.id == *id).map(|_| key)
+    }
+
+    fn view(&self, key: usize, wall: SystemTime) -> StoredJob {
+        let Record { job, place, attempts, since, last_error, .. } = &self.records[key];
+        let since = wall.checked_sub(self.now.saturating_duration_since(*since)).unwrap_or(wall);
+        let mut view = StoredJob::new(job.clone(), place.state(), *attempts, since);
+        view.last_error = last_error.clone();
+        view
+    }
+}

@@ -1,0 +1,154 @@
+//! The edges: where jobs are kept. [`open`] turns a URL into a [`Backend`], which says what it can do.
+//!
+//! A backend is a bundle of verbs, each a trait in the file of its own rule. Not every store can do all;
+//! what is missing is refused with an error that names the backend and the verb, never done by halves.
+
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::enqueue::Enqueue;
+use crate::error::{Error, ErrorKind};
+use crate::inspect::{Inspect, Manage};
+use crate::lease::Reclaim;
+use crate::source::Intake;
+use memory::Memory;
+
+/// Where jobs are kept, as the verbs that it has.
+///
+/// A verb that is `None` is one that this backend can't do. The method of the same name gives the verb or
+/// says so in an error, for callers that can't do without.
+///
+/// Cheap to clone: all clones are the same store. Not a connection: `intake` makes these as needed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tidegate::Error> {
+/// use tidegate::{NewJob, backend};
+///
+/// let backend = backend::open("memory:")?;
+/// backend.enqueue()?.enqueue(vec![NewJob::new("greet", "Ada")]).await?;
+/// assert_eq!(backend.inspect()?.counts().await?.ready, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Backend {
+    /// What it is called in errors and logs: the scheme of its URL.
+    pub name: &'static str,
+    /// What a worker needs: sources, and what renews their leases.
+    pub intake: Intake,
+    /// Takes jobs from producers.
+    pub enqueue: Option<Arc<dyn Enqueue>>,
+    /// Takes back the jobs of workers that died. `None` where leases end by themselves, or there are none.
+    pub reclaim: Option<Arc<dyn Reclaim>>,
+    /// Shows what it holds.
+    pub inspect: Option<Arc<dyn Inspect>>,
+    /// Changes what it holds.
+    pub manage: Option<Arc<dyn Manage>>,
+}
+
+impl Backend {
+    /// A backend from which jobs can be taken, and that can do nothing else yet: set the other verbs' fields.
+    pub fn new(name: &'static str, intake: Intake) -> Self {
+        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None }
+    }
+
+    /// The verb of the producer.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when this backend does not take jobs.
+    pub fn enqueue(&self) -> Result<&Arc<dyn Enqueue>, Error> {
+        self.verb(self.enqueue.as_ref(), "enqueue jobs")
+    }
+
+    /// The verb of the rescuer.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when this backend can't take jobs back.
+    pub fn reclaim(&self) -> Result<&Arc<dyn Reclaim>, Error> {
+        self.verb(self.reclaim.as_ref(), "reclaim jobs whose lease has run out")
+    }
+
+    /// Looking at what it holds.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when this backend does not show it.
+    pub fn inspect(&self) -> Result<&Arc<dyn Inspect>, Error> {
+        self.verb(self.inspect.as_ref(), "inspect what it holds")
+    }
+
+    /// Changing what it holds.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when this backend does not allow it.
+    pub fn manage(&self) -> Result<&Arc<dyn Manage>, Error> {
+        self.verb(self.manage.as_ref(), "manage (cancel, requeue, delete) what it holds")
+    }
+
+    fn verb<'a, T: ?Sized>(&self, verb: Option<&'a Arc<T>>, what: &str) -> Result<&'a Arc<T>, Error> {
+        verb.ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the backend {} can't {what}", self.name)))
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("name", &self.name)
+            .field("intake", &self.intake)
+            .field("enqueues", &self.enqueue.is_some())
+            .field("reclaims", &self.reclaim.is_some())
+            .field("inspects", &self.inspect.is_some())
+            .field("manages", &self.manage.is_some())
+            .finish()
+    }
+}
+
+impl From<&Backend> for Intake {
+    fn from(backend: &Backend) -> Self {
+        backend.intake.clone()
+    }
+}
+
+impl From<Backend> for Intake {
+    fn from(backend: Backend) -> Self {
+        backend.intake
+    }
+}
+
+/// The schemes that this build knows, with the form of their URLs.
+const SCHEMES: &[(&str, &str)] = &[(memory::SCHEME, "memory:")];
+
+/// Opens the backend that `url` names.
+///
+/// | URL | backend |
+/// |---|---|
+/// | `memory:` | a new, empty [`Memory`] with its defaults; each call makes another |
+///
+/// Opening connects to nothing yet: that a server can't be reached is found when the backend is used.
+///
+/// # Errors
+/// [`InvalidInput`](ErrorKind::InvalidInput) when this build knows no such scheme (the error lists those
+/// that it knows), or when the rest of the URL makes no sense for it. The error never repeats the rest of
+/// the URL, where credentials may be.
+pub fn open(url: &str) -> Result<Backend, Error> {
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err(Error::invalid(format!("a backend's URL begins with a scheme and a colon; {}", known())));
+    };
+    match scheme {
+        memory::SCHEME => {
+            if !matches!(rest, "" | "//") {
+                return Err(Error::invalid("nothing may follow `memory:` in a backend's URL: it has no place and no options"));
+            }
+            Ok(Memory::new().backend())
+        }
+        _ => Err(Error::invalid(format!("{scheme:?} is no backend that this build knows; {}", known()))),
+    }
+}
+
+fn known() -> String {
+    let forms: Vec<&str> = SCHEMES.iter().map(|(_, form)| *form).collect();
+    format!("it knows: {}", forms.join(", "))
+}

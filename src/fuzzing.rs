@@ -1,0 +1,47 @@
+//! The bodies of the fuzz targets: the targets themselves are three lines each, and these run in
+//! `cargo test` too.
+
+use serde::Deserialize;
+
+use crate::handler::decode_json;
+
+/// A payload as a handler might ask for it, with a bit of everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sample {
+    _name: String,
+    _count: Option<i64>,
+    _ratio: Option<f64>,
+    #[serde(default)]
+    _tags: Vec<String>,
+    #[serde(default)]
+    _nested: Option<Box<Sample>>,
+}
+
+/// Bytes from a source, decoded as a job's arguments: never a panic, and always an error that says something.
+pub fn decode_job(bytes: &[u8]) {
+    if let Err(error) = decode_json::<Sample>(bytes) {
+        assert!(!error.to_string().is_empty());
+    }
+    if let Err(error) = decode_json::<serde_json::Value>(bytes) {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..512)) {
+            decode_job(&bytes);
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_answered() {
+        decode_job("[".repeat(1 << 20).as_bytes());
+        decode_job(r#"{"_nested":"#.repeat(1 << 16).as_bytes());
+    }
+}

@@ -1,0 +1,274 @@
+//! The way in: from free permits to running tasks.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Run;
+use crate::error::Error;
+use crate::outcome::Outcome;
+use crate::retry::{backoff, less_jitter, splitmix, unit_random};
+use crate::shutdown::Phase;
+use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
+use crate::telemetry::seconds;
+use crate::worker::config::{KnownKind, UnknownKind};
+use crate::worker::execution::execute;
+use crate::worker::flight::{Flight, Stage};
+use crate::worker::reconnect::Reconnecting;
+use crate::worker::report::StopCause;
+use crate::worker::run::Loop;
+use crate::worker::slots::{Permit, Slots};
+
+/// How long a delivery of a kind that is at its cap stays away, if the source can't filter by kind.
+const CAPPED_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a delivery of an unknown kind that is handed back stays away.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
+
+/// The pace of fetching, and what goes round from one fetch to the next.
+pub(crate) struct Fetcher {
+    /// Places for deliveries: the bound and what may be fetched ahead. Permits come from here (P1).
+    places: Slots,
+    /// Makes the fetch that is under way return soon.
+    stop: CancellationToken,
+    spare: Option<FetchRequest>,
+    permits: Vec<Permit>,
+    failures: u32,
+    not_before: Option<Instant>,
+    draws: u64,
+}
+
+/// A fetch under way, and what it needs.
+pub(crate) struct Call {
+    request: FetchRequest,
+    permits: Vec<Permit>,
+    stop: CancellationToken,
+}
+
+impl Fetcher {
+    pub(crate) fn new(places: usize, seed: u64) -> Self {
+        Self {
+            places: Slots::new(places),
+            stop: CancellationToken::new(),
+            spare: None,
+            permits: Vec::new(),
+            failures: 0,
+            not_before: None,
+            draws: seed,
+        }
+    }
+
+    /// Makes the fetch that is under way return, so that the next one may ask for something else.
+    pub(crate) fn interrupt(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    pub(crate) fn set_places(&self, places: usize) {
+        self.places.set_limit(places);
+    }
+}
+
+/// Sends a fetch through the live session. Returns the call with the answer.
+///
+/// A source that has not answered a call time-out after its wait hangs: its session is given up.
+pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Call, Result<Vec<Delivery>, Error>) {
+    let answer = async {
+        let session = tokio::select! {
+            biased;
+            session = source.session() => session?,
+            () = call.stop.cancelled() => return Ok(Vec::new()),
+        };
+        let limit = call.request.wait + source.call_timeout();
+        let answer = source.within(limit, session.live.fetch(&call.request, &call.stop)).await;
+        match &answer {
+            Ok(_) => source.succeeded(&session),
+            Err(error) => source.failed(&session, error).await,
+        }
+        answer
+    };
+    let answer = answer.await;
+    (call, answer)
+}
+
+impl Loop {
+    /// The next fetch, if there is room and reason for one. Takes its permits.
+    pub(crate) fn next_fetch(&mut self, now: Instant) -> Option<Call> {
+        let wanted = self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet();
+        if !wanted || self.fetcher.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        let fetcher = &mut self.fetcher;
+        let mut permits = std::mem::take(&mut fetcher.permits);
+        permits.extend(std::iter::from_fn(|| fetcher.places.take()));
+        let Some(max) = NonZeroUsize::new(permits.len()) else {
+            fetcher.permits = permits;
+            return None;
+        };
+        let mut request = fetcher.spare.take().unwrap_or_else(|| FetchRequest::new(max, self.limits.fetch_wait));
+        request.max = max;
+        fetcher.draws = splitmix(fetcher.draws);
+        self.limits.queues.order(fetcher.draws, &mut request.queues);
+        self.caps.quotas(&mut request.quotas);
+        if fetcher.stop.is_cancelled() {
+            fetcher.stop = CancellationToken::new();
+        }
+        Some(Call { request, permits, stop: fetcher.stop.clone() })
+    }
+
+    /// A fetch was answered: its deliveries are taken in, each with a permit; the other permits are freed.
+    pub(crate) fn fetched(&mut self, call: Call, answer: Result<Vec<Delivery>, Error>) {
+        let Call { request, mut permits, .. } = call;
+        self.fetcher.spare = Some(request);
+        match answer {
+            Ok(deliveries) => {
+                self.telemetry.fetches.increment(1);
+                self.telemetry.deliveries.increment(deliveries.len() as u64);
+                self.stats.fetched += deliveries.len() as u64;
+                self.fetcher.failures = 0;
+                self.fetcher.not_before = None;
+                self.take_in(deliveries, &mut permits);
+            }
+            Err(error) => self.fetch_failed(error),
+        }
+        permits.clear();
+        self.fetcher.permits = permits;
+    }
+
+    fn fetch_failed(&mut self, error: Error) {
+        if error.kind() == crate::error::ErrorKind::Closed {
+            self.cause.get_or_insert(StopCause::SourceEnded);
+            return;
+        }
+        self.telemetry.fetch_failures.increment(1);
+        if !error.is_transient() {
+            tracing::error!(error = %crate::error::Chain(&error), "the source failed for good: the worker stops");
+            self.cause.get_or_insert(StopCause::Failed(error));
+            return;
+        }
+        let policy = &self.limits.reconnect;
+        self.fetcher.failures = self.fetcher.failures.saturating_add(1);
+        let whole = backoff(policy.initial, policy.factor, policy.cap, self.fetcher.failures);
+        let wait =
+            less_jitter(whole, policy.jitter, unit_random((self.limits.seed, "fetch", self.fetcher.failures)));
+        if !error.is_disconnect() && self.fetcher.failures == 1 {
+            tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
+        }
+        self.fetcher.not_before = Some(Instant::now() + wait);
+    }
+
+    fn take_in(&mut self, deliveries: Vec<Delivery>, permits: &mut Vec<Permit>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut first = None;
+        for delivery in deliveries {
+            // A source that hands over more than was asked for breaks its contract; its jobs are run all the
+            // same, and the bound is kept at the next fetch.
+            let permit = permits.pop().unwrap_or_else(|| self.fetcher.places.take_beyond());
+            let kind = self.kinds.get(&delivery.job.kind).unwrap_or(&self.unknown).clone();
+            let refusal = self.refusal(&delivery, &kind);
+            let timeout = delivery.job.timeout.or(kind.timeout);
+            let run = Arc::new(Run::new(delivery, timeout));
+            let flight = Flight { run, kind, since: now, stage: Stage::Ready, _permit: permit };
+            let place = self.flights.insert(flight);
+            self.entered.push(place);
+            match refusal {
+                None => self.ready.push_back(place),
+                Some(settlement) => self.conclude(place, settlement),
+            }
+            first.get_or_insert(place);
+        }
+        let entered = self.entered.drain(..).filter_map(|place| {
+            let run = &self.flights.get(place)?.run;
+            Some((place, run.delivery.tag, run.delivery.lease?, run.clone()))
+        });
+        if self.leases.enter(entered) {
+            self.leases.wake();
+        }
+    }
+
+    /// Why a delivery is not to be run at all, and what becomes of it then.
+    fn refusal(&mut self, delivery: &Delivery, kind: &KnownKind) -> Option<Settled> {
+        let job = &delivery.job;
+        let settled = |settlement| Settled::new(delivery.tag, settlement);
+        if kind.handler.is_none() {
+            let reason = format!("no handler for kind {:?}", job.kind);
+            return Some(match self.limits.unknown_kind {
+                UnknownKind::Reject => settled(Settlement::Reject).because(&reason),
+                UnknownKind::Release => settled(Settlement::Release { after: UNKNOWN_WAIT }),
+                UnknownKind::Retry => {
+                    let outcome = Outcome::fail(reason.clone());
+                    settled(self.retry_rule(delivery, kind, &outcome)).because(&reason)
+                }
+            });
+        }
+        if job.payload.len() > self.limits.max_payload_bytes {
+            let (size, limit) = (job.payload.len(), self.limits.max_payload_bytes);
+            let reason = format!("the payload has {size} bytes: more than max_payload_bytes, {limit}");
+            return Some(settled(Settlement::Reject).because(&reason));
+        }
+        let attempts = job.max_attempts.unwrap_or(kind.retry.attempts());
+        if delivery.attempt > attempts {
+            let begun = delivery.attempt - 1;
+            let reason = format!("{begun} attempts were begun, of {attempts} allowed, and the last left no word");
+            return Some(settled(Settlement::Reject).because(&reason));
+        }
+        let room = self.caps.take(&job.kind);
+        (!room).then(|| settled(Settlement::Release { after: CAPPED_WAIT }))
+    }
+
+    /// Starts what is ready, slot by slot. Once stopping, hands it back instead.
+    pub(crate) fn start_ready(&mut self, now: Instant) {
+        if self.ready.is_empty() {
+            return;
+        }
+        if self.phase > Phase::Running {
+            while let Some(place) = self.ready.pop_front() {
+                self.hand_back(place);
+            }
+            return;
+        }
+        let wall = SystemTime::now();
+        while let Some(&place) = self.ready.front() {
+            let Some(slot) = self.control.running.take() else { return };
+            self.ready.pop_front();
+            self.start(place, slot, now, wall);
+        }
+    }
+
+    fn start(&mut self, place: usize, slot: Permit, now: Instant, wall: SystemTime) {
+        let Some(flight) = self.flights.get_mut(place) else { return };
+        let Some(handler) = flight.kind.handler.clone() else { return };
+        let run = flight.run.clone();
+        if run.delivery.attempt == 1 {
+            let waited = wall.duration_since(run.delivery.job.enqueued_at).unwrap_or_default();
+            flight.kind.telemetry.latency_seconds.record(seconds(waited));
+        }
+        let deadline = run.set_deadline(now);
+        // A lease may have been lost, or a cancellation asked for, while it waited for its slot.
+        let look = if run.cancel_reason().is_some() { Some(now) } else { deadline };
+        let task = self.tasks.spawn_on(execute(place, handler, run), &self.jobs).id();
+        flight.stage = Stage::Running { task, _slot: slot, ending: None };
+        self.stats.started += 1;
+        if let Some(at) = look {
+            self.flights.sweep_by(at);
+        }
+    }
+
+    /// Hands a delivery back that has not been started.
+    fn hand_back(&mut self, place: usize) {
+        let Some(flight) = self.flights.get(place) else { return };
+        let delivery = &flight.run.delivery;
+        self.caps.put_back(&delivery.job.kind);
+        let settled = Settled::new(delivery.tag, Settlement::Release { after: Duration::ZERO });
+        self.conclude(place, settled);
+    }
+}

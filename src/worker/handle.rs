@@ -1,0 +1,220 @@
+//! Looking at a running worker and steering it: [`WorkerHandle`], [`Stats`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::error::{Error, ErrorKind};
+use crate::inspect::JobView;
+use crate::job::JobId;
+use crate::shutdown::Shutdown;
+use crate::sync::{Mutex, lock};
+use crate::worker::config::check_max_concurrent_jobs;
+use crate::worker::reconnect::ConnectionState;
+use crate::worker::slots::Slots;
+
+/// Questions to the loop that may wait for it at once; a further one waits for its turn.
+const MAX_QUESTIONS: usize = 16;
+
+/// A handle to a [`Worker`](crate::Worker): clone it freely. It does not keep the worker running, and it
+/// still answers (with the last state) when the worker has ended.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    pub(crate) control: Arc<Control>,
+}
+
+/// What the loop shares with its handles.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// How many may run; the loop takes its permits from here.
+    pub(crate) running: Slots,
+    /// Wakes the loop after any change.
+    pub(crate) changed: Arc<Notify>,
+    pub(crate) stop: Shutdown,
+    quiet: AtomicBool,
+    stats: Mutex<Stats>,
+    connection: watch::Sender<ConnectionState>,
+    ask: mpsc::Sender<Question>,
+    questions: Mutex<Option<mpsc::Receiver<Question>>>,
+}
+
+/// What only the loop can answer.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Jobs(oneshot::Sender<Vec<JobView>>),
+    Cancel(JobId, oneshot::Sender<bool>),
+}
+
+impl Control {
+    pub(crate) fn new(max_concurrent_jobs: usize) -> Self {
+        let (ask, questions) = mpsc::channel(MAX_QUESTIONS);
+        Self {
+            running: Slots::new(max_concurrent_jobs),
+            changed: Arc::new(Notify::new()),
+            stop: Shutdown::new(),
+            quiet: AtomicBool::new(false),
+            stats: Mutex::new(Stats::default()),
+            connection: watch::Sender::new(ConnectionState::Idle),
+            ask,
+            questions: Mutex::new(Some(questions)),
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn publish(&self, stats: Stats) {
+        *lock(&self.stats) = stats;
+    }
+
+    pub(crate) fn publish_connection(&self, state: ConnectionState) {
+        self.connection.send_replace(state);
+    }
+
+    /// The receiving end, for the one loop.
+    pub(crate) fn take_questions(&self) -> Option<mpsc::Receiver<Question>> {
+        lock(&self.questions).take()
+    }
+}
+
+impl WorkerHandle {
+    /// Fetches nothing new until [`resume`](Self::resume); running jobs go on. Deliveries that were fetched
+    /// ahead still run.
+    pub fn quiet(&self) {
+        self.set_quiet(true);
+    }
+
+    /// Fetches again after [`quiet`](Self::quiet).
+    pub fn resume(&self) {
+        self.set_quiet(false);
+    }
+
+    /// Whether it was told to be quiet.
+    pub fn is_quiet(&self) -> bool {
+        self.control.is_quiet()
+    }
+
+    /// Stops the worker, as [`Shutdown::stop`] does for all that share the switch: drain, and sooner with
+    /// each further call.
+    pub fn stop(&self) {
+        self.control.stop.stop();
+    }
+
+    /// Changes the bound while the worker runs. Raised, new slots are filled at once; lowered, running jobs
+    /// finish and their slots close behind them.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) outside of 1 to
+    /// [`MAX_CONCURRENT_JOBS`](crate::worker::MAX_CONCURRENT_JOBS); nothing is changed then.
+    pub fn set_max_concurrent_jobs(&self, jobs: usize) -> Result<(), Error> {
+        check_max_concurrent_jobs(jobs)?;
+        self.control.running.set_limit(jobs);
+        self.control.changed.notify_one();
+        Ok(())
+    }
+
+    /// The bound now.
+    pub fn max_concurrent_jobs(&self) -> usize {
+        self.control.running.limit()
+    }
+
+    /// What it has done so far, and what it holds: numbers of one moment, whose books balance.
+    pub fn stats(&self) -> Stats {
+        *lock(&self.control.stats)
+    }
+
+    /// The state of the connection to the source.
+    pub fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.control.connection.subscribe()
+    }
+
+    /// The jobs in flight: those that were fetched ahead, run, or wait for their settlement. Empty when the
+    /// worker has not begun or has ended.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn jobs(&self) -> Vec<JobView> {
+        self.ask(Question::Jobs).await.unwrap_or_default()
+    }
+
+    /// Tells a job in flight to stop, with [`CancelReason::Requested`](crate::CancelReason::Requested);
+    /// unless it finishes all the same it goes to the dead letters. Returns whether it is in flight here.
+    ///
+    /// # Cancel safety
+    /// Dropped early, the job may or may not be cancelled.
+    pub async fn cancel_job(&self, id: &JobId) -> bool {
+        self.ask(|answer| Question::Cancel(id.clone(), answer)).await.unwrap_or(false)
+    }
+
+    async fn ask<A>(&self, question: impl FnOnce(oneshot::Sender<A>) -> Question) -> Result<A, Error> {
+        let gone = |_| Error::new(ErrorKind::Closed, "the worker is not running");
+        let (answer, answered) = oneshot::channel();
+        if self.stats().state != State::Running {
+            return Err(gone(()));
+        }
+        self.control.ask.send(question(answer)).await.map_err(|_| gone(()))?;
+        answered.await.map_err(|_| gone(()))
+    }
+
+    fn set_quiet(&self, quiet: bool) {
+        self.control.quiet.store(quiet, Ordering::Relaxed);
+        self.control.changed.notify_one();
+    }
+}
+
+/// Whether a worker has begun or ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// [`Worker::run`](crate::Worker::run) has not been awaited yet.
+    #[default]
+    New,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended,
+}
+
+/// What a worker has done and what it holds.
+///
+/// At every moment `fetched` is the sum of `done`, `retried`, `rejected`, `snoozed`, `released`, `lost`,
+/// `stale` and `in_flight`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Whether it has begun or ended.
+    pub state: State,
+    /// Deliveries that the source handed over.
+    pub fetched: u64,
+    /// Attempts that were started.
+    pub started: u64,
+    /// Acknowledged: the job is finished.
+    pub done: u64,
+    /// Failed and given back for another attempt.
+    pub retried: u64,
+    /// Given up, to the dead letters.
+    pub rejected: u64,
+    /// Put off by their handler.
+    pub snoozed: u64,
+    /// Handed back uncounted, at shutdown or for another worker.
+    pub released: u64,
+    /// Not settled since their lease was lost, or since they still ran when the worker had to end.
+    pub lost: u64,
+    /// Settled too late: the source had given them to someone else.
+    pub stale: u64,
+    /// In hand: fetched ahead, running, or waiting for their settlement.
+    pub in_flight: u64,
+    /// Of these, running.
+    pub running: u64,
+    /// Attempts that failed, for whatever reason; each is among `retried` or `rejected` too.
+    pub failed: u64,
+    /// Attempts that panicked.
+    pub panicked: u64,
+    /// Attempts that ran into their timeout.
+    pub timed_out: u64,
+    /// Attempts that were dropped at an await point since they did not stop when told to.
+    pub aborted: u64,
+    /// Batches of settlements that failed and were kept to be tried again.
+    pub settle_failures: u64,
+}

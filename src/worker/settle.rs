@@ -1,0 +1,185 @@
+//! Settlements on their way: which wait, which go next, and what a failure of the source does to them.
+//!
+//! One batch is under way at a time; what ends meanwhile goes with the next, so batches grow by themselves
+//! as the source gets slower. A batch that failed is kept whole and tried again: it stays bounded by P1,
+//! since every settlement holds its delivery's permit. After an error that is not transient the same ones
+//! go one by one, so that one bad settlement does not hold up its neighbours.
+
+use tokio::time::Instant;
+
+use crate::error::{Chain, Error};
+use crate::lease::Trust;
+use crate::retry::{backoff, less_jitter, unit_random};
+use crate::source::{Settled, Settlement, Source, Stale};
+use crate::worker::flight::{Flight, Stage};
+use crate::worker::reconnect::{ReconnectPolicy, Reconnecting};
+use crate::worker::run::Loop;
+
+/// The most settlements that one call carries: keeps one exchange short whatever the bound is.
+const MAX_BATCH: usize = 1024;
+
+/// The settlements that wait, by place, and the pace of trying again.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    waiting: Vec<usize>,
+    failures: u32,
+    not_before: Option<Instant>,
+    one_by_one: usize,
+}
+
+/// A batch under way, and later its answer. The vectors go round, so that a batch allocates nothing.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) places: Vec<usize>,
+    pub(crate) settled: Vec<Settled>,
+}
+
+impl Batch {
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        self.settled.clear();
+    }
+}
+
+impl Unsettled {
+    pub(crate) fn push(&mut self, place: usize) {
+        self.waiting.push(place);
+    }
+
+    /// When the next batch may go; `None` when nothing waits or it may go now.
+    pub(crate) fn not_before(&self) -> Option<Instant> {
+        if self.waiting.is_empty() { None } else { self.not_before }
+    }
+
+    /// Takes the places of the next batch, if one may go at `now`.
+    pub(crate) fn next(&mut self, now: Instant, places: &mut Vec<usize>) -> bool {
+        places.clear();
+        if self.waiting.is_empty() || self.not_before.is_some_and(|at| now < at) {
+            return false;
+        }
+        let size = if self.one_by_one > 0 { 1 } else { MAX_BATCH };
+        places.extend(self.waiting.drain(..size.min(self.waiting.len())));
+        self.one_by_one = self.one_by_one.saturating_sub(1);
+        true
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+    }
+
+    /// Takes a failed batch back; it is tried again after a wait.
+    pub(crate) fn failed(&mut self, batch: &Batch, error: &Error, policy: &ReconnectPolicy, seed: u64, now: Instant) {
+        self.waiting.extend_from_slice(&batch.places);
+        self.failures = self.failures.saturating_add(1);
+        let whole = backoff(policy.initial, policy.factor, policy.cap, self.failures);
+        let wait = less_jitter(whole, policy.jitter, unit_random((seed, "settle", self.failures)));
+        self.not_before = Some(now + wait);
+        if !error.is_transient() {
+            self.one_by_one = self.waiting.len();
+        }
+        if self.failures == 1 || !error.is_transient() {
+            let (kept, error) = (batch.places.len(), Chain(error));
+            tracing::warn!(%error, kept, ?wait, "settlements failed and are kept, to be tried again after this wait");
+        }
+    }
+}
+
+/// Sends a batch through the live session. Returns the batch with the answer.
+pub(crate) async fn settle(source: &Reconnecting<dyn Source>, batch: Batch) -> (Batch, Result<Stale, Error>) {
+    let answer = async {
+        let session = source.session().await?;
+        let answer = source.within(source.call_timeout(), session.live.settle(&batch.settled)).await;
+        match &answer {
+            Ok(_) => source.succeeded(&session),
+            Err(error) => source.failed(&session, error).await,
+        }
+        answer
+    };
+    let answer = answer.await;
+    (batch, answer)
+}
+
+impl Loop {
+    /// Fills the next batch, if one may go. What can no longer be trusted is given up instead (P5).
+    pub(crate) fn next_batch(&mut self, batch: &mut Batch, now: Instant) -> bool {
+        while self.unsettled.next(now, &mut batch.places) {
+            self.leases.trust(batch.places.iter().copied(), now, &mut self.trust);
+            let mut trust = self.trust.drain(..);
+            let mut lost = Vec::new();
+            batch.settled.clear();
+            batch.places.retain(|place| {
+                let flight = self.flights.get(*place);
+                match (flight.map(|flight| &flight.stage), trust.next()) {
+                    (Some(Stage::Settling(settled)), Some(Trust::Held | Trust::Unleased)) => {
+                        batch.settled.push(settled.clone());
+                        true
+                    }
+                    _ => {
+                        lost.push(*place);
+                        false
+                    }
+                }
+            });
+            drop(trust);
+            lost.into_iter().for_each(|place| self.give_up(place));
+            if !batch.places.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A batch was answered. Returns it for its vectors.
+    pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
+        match answer {
+            Ok(Stale(stale)) => {
+                self.unsettled.succeeded();
+                self.telemetry.settlements.increment((batch.places.len() - stale.len().min(batch.places.len())) as u64);
+                self.leases.leave(batch.places.iter().copied());
+                for (place, settled) in batch.places.iter().zip(&batch.settled) {
+                    if let Some(flight) = self.flights.remove(*place) {
+                        self.confirm(&flight, settled, stale.contains(&settled.tag));
+                    }
+                }
+            }
+            Err(error) => {
+                self.stats.settle_failures += 1;
+                self.telemetry.settle_failures.increment(1);
+                self.unsettled.failed(&batch, &error, &self.limits.reconnect, self.limits.seed, now);
+            }
+        }
+        batch.clear();
+        batch
+    }
+
+    /// Counts what the source has confirmed, or called stale.
+    fn confirm(&mut self, flight: &Flight, settled: &Settled, stale: bool) {
+        if stale {
+            self.stats.stale += 1;
+            self.telemetry.stale.increment(1);
+            let job = &flight.run.delivery.job;
+            tracing::warn!(id = %job.id, kind = %job.kind, "settled too late: the source had given the job away");
+            return;
+        }
+        let outcomes = &flight.kind.telemetry.outcomes;
+        let (count, counter) = match settled.settlement {
+            Settlement::Ack => (&mut self.stats.done, &outcomes.done),
+            Settlement::Retry { .. } => (&mut self.stats.retried, &outcomes.retried),
+            Settlement::Reject => (&mut self.stats.rejected, &outcomes.rejected),
+            Settlement::Release { after } if after.is_zero() => (&mut self.stats.released, &outcomes.released),
+            Settlement::Release { .. } => (&mut self.stats.snoozed, &outcomes.snoozed),
+        };
+        *count += 1;
+        counter.increment(1);
+    }
+
+    /// Lets a delivery go that is no longer ours: nothing is settled.
+    pub(crate) fn give_up(&mut self, place: usize) {
+        self.leases.leave(std::iter::once(place));
+        if let Some(flight) = self.flights.remove(place) {
+            self.stats.lost += 1;
+            flight.kind.telemetry.outcomes.lost.increment(1);
+        }
+    }
+}

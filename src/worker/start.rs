@@ -1,0 +1,164 @@
+//! Setting a worker going: the threads, the runtimes and the connections, each where it belongs.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::lease::Renew;
+use crate::limit::KindCaps;
+use crate::shutdown::{Phase, Shutdown};
+use crate::source::Connect;
+use crate::telemetry::ConnectionTelemetry;
+use crate::worker::Worker;
+use crate::worker::config::Dispatcher;
+use crate::worker::fetch::Fetcher;
+use crate::worker::flight::Flights;
+use crate::worker::handle::{Control, Question, State, Stats};
+use crate::worker::heartbeat::Heartbeat;
+use crate::worker::leases::Leases;
+use crate::worker::reconnect::Reconnecting;
+use crate::worker::report::Report;
+use crate::worker::run::Loop;
+use crate::worker::settle::Unsettled;
+use crate::worker::stopping::Stopping;
+
+/// How long the loop waits for the heartbeat thread to end once it was told to. It ends at its next await
+/// point; only a driver that blocks its thread makes it overstay, and then it is left behind.
+const HEARTBEAT_END: Duration = Duration::from_millis(500);
+
+/// Runs the worker where its settings say.
+pub(crate) async fn run(worker: Worker, shutdown: Shutdown) -> Report {
+    // Dropped early, the loop goes on by itself: this makes it end.
+    let abandoned = AbortOnDrop(worker.control.clone());
+    let dispatcher = worker.limits.dispatcher;
+    let name = worker.name.clone();
+    let parts = assemble(worker, Handle::current());
+    let report = match dispatcher {
+        Dispatcher::Shared => {
+            let Parts { engine, heartbeat, questions } = parts;
+            let stop = CancellationToken::new();
+            let mut beside = JoinSet::new();
+            beside.spawn(heartbeat.run(stop.clone()));
+            let report = engine.run(shutdown, questions).await;
+            stop.cancel();
+            while beside.join_next().await.is_some() {}
+            report
+        }
+        Dispatcher::OwnThread => on_own_threads(parts, &name, shutdown).await,
+    };
+    drop(abandoned);
+    report
+}
+
+struct Parts {
+    engine: Loop,
+    heartbeat: Heartbeat,
+    questions: mpsc::Receiver<Question>,
+}
+
+struct AbortOnDrop(Arc<Control>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.stop.escalate(Phase::Abort);
+    }
+}
+
+async fn on_own_threads(parts: Parts, name: &str, shutdown: Shutdown) -> Report {
+    let (answer, answered) = oneshot::channel();
+    let Parts { engine, heartbeat, questions } = parts;
+    let heartbeat_name = format!("tidegate-hb-{name}");
+    let body = move || {
+        let stop = CancellationToken::new();
+        let (ended, has_ended) = sync_channel::<()>(1);
+        let beating = stop.clone();
+        let beat = move || {
+            block_on(heartbeat.run(beating));
+            drop(ended);
+        };
+        let thread = thread::Builder::new().name(heartbeat_name).spawn(beat).expect("the system gives a thread");
+        let report = block_on(engine.run(shutdown, questions));
+        stop.cancel();
+        if has_ended.recv_timeout(HEARTBEAT_END) == Err(RecvTimeoutError::Disconnected) {
+            // A panic on the heartbeat thread has been printed by the panic hook; there is no more to say.
+            let _ = thread.join();
+        }
+        // Who awaited it may have gone.
+        let _ = answer.send(report);
+    };
+    let thread =
+        thread::Builder::new().name(format!("tidegate-{name}")).spawn(body).expect("the system gives a thread");
+    match answered.await {
+        Ok(report) => {
+            // It has nothing left to do but to end.
+            let _ = thread.join();
+            report
+        }
+        Err(_) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => unreachable!("the thread answers before it ends"),
+        },
+    }
+}
+
+/// Runs `future` on a runtime of its own on this thread. What it leaves on the runtime's blocking pool (name
+/// look-ups that hang, say) is not waited for.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the system gives a runtime");
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    output
+}
+
+fn assemble(worker: Worker, jobs: Handle) -> Parts {
+    let Worker { intake, name, limits, caps, kinds, unknown, telemetry, control } = worker;
+    let leases = Arc::new(Leases::new());
+    let policy = &limits.reconnect;
+    let seed = limits.seed;
+    let renew = intake.renew.map(|connect: Arc<dyn Connect<dyn Renew>>| {
+        let telemetry = ConnectionTelemetry::register(&name, "heartbeat");
+        Reconnecting::new(connect, "heartbeat", policy.clone(), seed ^ 1, telemetry)
+    });
+    let source_telemetry = ConnectionTelemetry::register(&name, "source");
+    let source = Reconnecting::new(intake.source, "source", policy.clone(), seed, source_telemetry);
+    let heartbeat = Heartbeat {
+        leases: leases.clone(),
+        renew,
+        cancelled: control.changed.clone(),
+        telemetry: telemetry.clone(),
+    };
+    // A worker runs once: `run` consumes it.
+    let questions = control.take_questions().expect("nobody has taken them before");
+    let places = control.running.limit() + limits.prefetch;
+    let stats = Stats { state: State::Running, ..Stats::default() };
+    control.publish(stats);
+    let engine = Loop {
+        kinds,
+        unknown,
+        caps: KindCaps::new(caps),
+        source: Arc::new(source),
+        jobs,
+        leases,
+        control,
+        telemetry,
+        fetcher: Fetcher::new(places, seed),
+        tasks: JoinSet::new(),
+        flights: Flights::default(),
+        ready: Default::default(),
+        unsettled: Unsettled::default(),
+        stopping: Stopping::new(limits.shutdown_deadline),
+        phase: Phase::Running,
+        cause: None,
+        stats,
+        trust: Vec::new(),
+        entered: Vec::new(),
+        limits,
+    };
+    Parts { engine, heartbeat, questions }
+}
