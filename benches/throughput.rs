@@ -208,6 +208,7 @@ fn main() {
     install_recorder();
     let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
     let (jobs, rounds, sleeping) = if smoke { (10_000, 1, 1_000) } else { (1_000_000, 5, 100_000) };
+    let jobs = std::env::var("TIDEGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(jobs);
     no_ops(jobs, rounds);
     cpu_bound(jobs / 4, rounds);
     sleepers(sleeping);

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::inspect::Progress;
 use crate::job::Job;
 use crate::scope::Scope;
 use crate::source::{Delivery, truncate};
+use crate::sync::{Mutex, lock};
 
 /// The longest note that is kept with a [`Progress`]: one line on a screen.
 const MAX_NOTE_BYTES: usize = 256;
@@ -60,7 +61,7 @@ impl Context {
     /// # Cancel safety
     /// Safe.
     pub async fn cancelled(&self) {
-        self.run.token().cancelled().await;
+        self.run.extras().token.cancelled().await;
     }
 
     /// Whether the job should stop. For loops without an await point, and for blocking handlers.
@@ -76,15 +77,15 @@ impl Context {
     /// A token that is cancelled when the job should stop: to hand to libraries. Cancelling it yourself has
     /// no effect on the job.
     pub fn cancellation_token(&self) -> CancellationToken {
-        self.run.token().child_token()
+        self.run.extras().token.child_token()
     }
 
     /// A scope for at most `limit` child tasks at once, which is cancelled with the job. The job is not
     /// settled before every child has ended (P6). Call [`Scope::join`] to wait for them; dropping the scope
     /// cancels them.
     pub fn scope(&self, limit: usize) -> Scope {
-        let children = self.run.children.get_or_init(TaskTracker::new);
-        Scope::within(limit, children, self.run.token().child_token())
+        let extras = self.run.extras();
+        Scope::within(limit, &extras.children, extras.token.child_token())
     }
 
     /// Says how far the job has got: `done` steps of `total` (if known), and a word for a person (cut to 256
@@ -92,7 +93,7 @@ impl Context {
     pub fn progress<'a>(&self, done: u64, total: impl Into<Option<u64>>, note: impl Into<Option<&'a str>>) {
         let note = note.into().map(|note| Arc::from(truncate(note, MAX_NOTE_BYTES)));
         let progress = Progress { done, total: total.into(), note };
-        *self.run.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some((progress, Instant::now()));
+        *lock(&self.run.extras().progress) = Some((progress, Instant::now()));
     }
 
     pub(crate) fn run(&self) -> &Arc<Run> {
@@ -140,8 +141,14 @@ pub(crate) struct Run {
     cancel: AtomicU8,
     abort: AtomicBool,
     task: AtomicWaker,
-    token: OnceLock<CancellationToken>,
-    children: OnceLock<TaskTracker>,
+    extras: OnceLock<Box<Extras>>,
+}
+
+/// What only some handlers ask for, made when the first thing of it is asked for.
+#[derive(Debug, Default)]
+struct Extras {
+    token: CancellationToken,
+    children: TaskTracker,
     progress: Mutex<Option<(Progress, Instant)>>,
 }
 
@@ -155,10 +162,26 @@ impl Run {
             cancel: AtomicU8::new(0),
             abort: AtomicBool::new(false),
             task: AtomicWaker::new(),
-            token: OnceLock::new(),
-            children: OnceLock::new(),
-            progress: Mutex::new(None),
+            extras: OnceLock::new(),
         }
+    }
+
+    /// Lets go of all that belonged to the attempt, so that the block can serve another: no payload is kept
+    /// for longer than its job. `nobody` takes the job's place meanwhile.
+    pub(crate) fn vacate(&mut self, nobody: &Arc<Job>) {
+        self.delivery.job = nobody.clone();
+        self.deadline = OnceLock::new();
+        *self.started.get_mut() = false;
+        *self.cancel.get_mut() = 0;
+        *self.abort.get_mut() = false;
+        drop(self.task.take());
+        self.extras.take();
+    }
+
+    /// Serves another attempt, after [`vacate`](Self::vacate).
+    pub(crate) fn occupy(&mut self, delivery: Delivery, timeout: Option<Duration>) {
+        self.delivery = delivery;
+        self.timeout = timeout;
     }
 
     /// It is handed to the runtime at `now`: from now on its timeout runs. Returns the deadline.
@@ -190,11 +213,11 @@ impl Run {
         {
             self.cancel.store(code, Ordering::SeqCst);
         }
-        // Pairs with the fence in `token`, which makes the token and then looks at `cancel`: one of the two
+        // Pairs with the fence in `extras`, which makes the token and then looks at `cancel`: one of the two
         // sees what the other wrote, so a token made at this very moment is cancelled too.
         fence(Ordering::SeqCst);
-        if let Some(token) = self.token.get() {
-            token.cancel();
+        if let Some(extras) = self.extras.get() {
+            extras.token.cancel();
         }
     }
 
@@ -203,13 +226,13 @@ impl Run {
         CancelReason::ALL.into_iter().find(|reason| reason.code().get() == code)
     }
 
-    fn token(&self) -> &CancellationToken {
-        let token = self.token.get_or_init(CancellationToken::new);
+    fn extras(&self) -> &Extras {
+        let extras = self.extras.get_or_init(Box::default);
         fence(Ordering::SeqCst);
         if self.cancel.load(Ordering::SeqCst) != 0 {
-            token.cancel();
+            extras.token.cancel();
         }
-        token
+        extras
     }
 
     /// Ends the handler's future at its next await point.
@@ -242,21 +265,20 @@ impl Run {
 
     /// Waits until every child task has ended; they are cancelled first.
     pub(crate) async fn end_children(&self) {
-        if let Some(children) = self.children.get() {
-            if !children.is_empty() {
-                self.token().cancel();
-            }
-            children.close();
-            children.wait().await;
+        let Some(Extras { token, children, .. }) = self.extras.get().map(Box::as_ref) else { return };
+        if !children.is_empty() {
+            token.cancel();
         }
+        children.close();
+        children.wait().await;
     }
 
     /// Counts something as a child of this job until the token is dropped.
     pub(crate) fn child(&self) -> TaskTrackerToken {
-        self.children.get_or_init(TaskTracker::new).token()
+        self.extras().children.token()
     }
 
     pub(crate) fn last_progress(&self) -> Option<(Progress, Instant)> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.extras.get()?.progress).clone()
     }
 }

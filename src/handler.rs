@@ -1,7 +1,7 @@
 //! The user's code: [`Handler`], and the service that it becomes, [`HandlerService`].
 //!
-//! Every handler (raw, typed, blocking, layered) ends up as one erased call from a [`Context`] to a boxed
-//! future of an [`Outcome`].
+//! Every handler (raw, typed, blocking, layered) ends up as a function from a [`Context`] to a future of an
+//! [`Outcome`], whose type is forgotten.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinSet;
 
+use crate::attempt::Attempt;
 use crate::context::Context;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::outcome::{IntoOutcome, Outcome, Panicked};
@@ -53,19 +55,44 @@ where
 /// Cheap to clone, always ready. An error from a layer counts as a failed attempt.
 #[derive(Clone)]
 pub struct HandlerService {
-    call: Arc<dyn Fn(Context) -> BoxFuture<Outcome> + Send + Sync>,
+    erased: Arc<dyn Erased>,
+}
+
+/// A handler whose type is forgotten.
+trait Erased: Send + Sync {
+    /// Starts an attempt as a task of its own: with the handler's future inside the task, not in a box.
+    fn spawn(&self, attempt: Attempt, tasks: &mut JoinSet<()>, on: &Handle);
+
+    /// Makes the future of an attempt, for a layer to await.
+    fn call(&self, context: Context) -> BoxFuture<Outcome>;
+}
+
+impl<M, Fut> Erased for M
+where
+    M: Fn(Context) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    fn spawn(&self, attempt: Attempt, tasks: &mut JoinSet<()>, on: &Handle) {
+        tasks.spawn_on(attempt.drive(self.clone()), on);
+    }
+
+    fn call(&self, context: Context) -> BoxFuture<Outcome> {
+        Box::pin(self(context))
+    }
 }
 
 impl HandlerService {
+    fn new(erased: impl Erased + 'static) -> Self {
+        Self { erased: Arc::new(erased) }
+    }
+
     /// From an async handler.
     pub(crate) fn raw(handler: impl Handler) -> Self {
         let handler = Arc::new(handler);
-        Self {
-            call: Arc::new(move |context| {
-                let future = handler.call(context);
-                Box::pin(async move { future.await.into_outcome() })
-            }),
-        }
+        Self::new(move |context| {
+            let handler = handler.clone();
+            async move { handler.call(context).await.into_outcome() }
+        })
     }
 
     /// From an async handler of decoded arguments.
@@ -77,17 +104,15 @@ impl HandlerService {
         R: IntoOutcome,
     {
         let handler = Arc::new(handler);
-        Self {
-            call: Arc::new(move |context| {
-                let handler = handler.clone();
-                Box::pin(async move {
-                    match decode(&context) {
-                        Ok(args) => handler(args, context).await.into_outcome(),
-                        Err(error) => Outcome::reject(error),
-                    }
-                })
-            }),
-        }
+        Self::new(move |context: Context| {
+            let handler = handler.clone();
+            async move {
+                match decode(&context) {
+                    Ok(args) => handler(args, context).await.into_outcome(),
+                    Err(error) => Outcome::reject(error),
+                }
+            }
+        })
     }
 
     /// From a function that blocks its thread.
@@ -97,12 +122,10 @@ impl HandlerService {
         R: IntoOutcome,
     {
         let handler = Arc::new(handler);
-        Self {
-            call: Arc::new(move |context| {
-                let handler = handler.clone();
-                Box::pin(run_blocking(context, move |context| handler(context).into_outcome()))
-            }),
-        }
+        Self::new(move |context| {
+            let handler = handler.clone();
+            run_blocking(context, move |context| handler(context).into_outcome())
+        })
     }
 
     /// From a function of decoded arguments that blocks its thread.
@@ -125,23 +148,22 @@ impl HandlerService {
         S::Error: Into<BoxError> + Send,
         S::Future: Send + 'static,
     {
-        Self {
-            call: Arc::new(move |context| {
-                let mut service = service.clone();
-                Box::pin(async move {
-                    let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
-                    let answer = match ready {
-                        Ok(()) => service.call(context).await,
-                        Err(error) => Err(error),
-                    };
-                    answer.unwrap_or_else(Outcome::fail)
-                })
-            }),
-        }
+        Self::new(move |context| {
+            let mut service = service.clone();
+            async move {
+                let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+                let answer = match ready {
+                    Ok(()) => service.call(context).await,
+                    Err(error) => Err(error),
+                };
+                answer.unwrap_or_else(Outcome::fail)
+            }
+        })
     }
 
-    pub(crate) fn start(&self, context: Context) -> BoxFuture<Outcome> {
-        (self.call)(context)
+    /// Starts `attempt` as a task of `tasks`.
+    pub(crate) fn spawn(&self, attempt: Attempt, tasks: &mut JoinSet<()>, on: &Handle) {
+        self.erased.spawn(attempt, tasks, on);
     }
 }
 
@@ -161,7 +183,7 @@ impl tower_service::Service<Context> for HandlerService {
     }
 
     fn call(&mut self, context: Context) -> Self::Future {
-        let future = self.start(context);
+        let future = self.erased.call(context);
         Box::pin(async move { Ok(future.await) })
     }
 }

@@ -48,6 +48,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attempt;
 pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -162,7 +162,7 @@ pub(crate) fn less_jitter(whole: Duration, jitter: f64, random: f64) -> Duration
 
 /// A number from 0 (included) to 1 (excluded) that is a fixed function of `key`.
 pub(crate) fn unit_random(key: impl Hash) -> f64 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hasher = Fnv::default();
     key.hash(&mut hasher);
     (splitmix(hasher.finish()) >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -176,7 +176,14 @@ pub(crate) fn splitmix(seed: u64) -> u64 {
 }
 
 /// FNV-1a, whose result, unlike the standard library's hasher's, is the same in every build and release.
-struct Fnv(u64);
+#[derive(Debug)]
+pub(crate) struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Hasher for Fnv {
     fn finish(&self) -> u64 {

@@ -89,7 +89,9 @@ impl Backend {
     }
 
     fn verb<'a, T: ?Sized>(&self, verb: Option<&'a Arc<T>>, what: &str) -> Result<&'a Arc<T>, Error> {
-        verb.ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the backend {} can't {what}", self.name)))
+        verb.ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, format!("the backend {} can't {what}", self.name))
+        })
     }
 }
 
@@ -140,7 +142,9 @@ pub fn open(url: &str) -> Result<Backend, Error> {
     match scheme {
         memory::SCHEME => {
             if !matches!(rest, "" | "//") {
-                return Err(Error::invalid("nothing may follow `memory:` in a backend's URL: it has no place and no options"));
+                return Err(Error::invalid(
+                    "nothing may follow `memory:` in a backend's URL: it has no place and no options",
+                ));
             }
             Ok(Memory::new().backend())
         }

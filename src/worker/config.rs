@@ -1,6 +1,7 @@
 //! The worker's settings: [`WorkerBuilder`] and [`Limits`].
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::handler::HandlerService;
 use crate::job::Kind;
 use crate::limit::Queues;
 use crate::registry::{KindOptions, Registry};
-use crate::retry::RetryPolicy;
+use crate::retry::{Fnv, RetryPolicy};
 use crate::source::Intake;
 use crate::telemetry::{KindTelemetry, Telemetry};
 use crate::worker::Worker;
@@ -62,6 +63,10 @@ pub(crate) struct Limits {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) seed: u64,
 }
+
+/// The kinds that have handlers. They come from the registry, so no payload can choose colliding keys, and the
+/// look-up of each job need not pay for a hash that withstands that.
+pub(crate) type Kinds = HashMap<Kind, Arc<KnownKind>, BuildHasherDefault<Fnv>>;
 
 /// A kind as the loop knows it.
 pub(crate) struct KnownKind {
@@ -216,7 +221,7 @@ impl WorkerBuilder {
             telemetry: KindTelemetry::register(&name, kind),
         };
         let mut caps = Vec::new();
-        let mut kinds = HashMap::new();
+        let mut kinds = Kinds::default();
         for (kind, handler, options) in parts {
             caps.extend(options.max_concurrent_jobs.map(|cap| (kind.clone(), cap)));
             let entry = known(&kind, Some(handler), options);

@@ -1,13 +1,12 @@
 //! The way in: from free permits to running tasks.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Run;
+use crate::attempt::Attempt;
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::retry::{backoff, less_jitter, splitmix, unit_random};
@@ -15,7 +14,6 @@ use crate::shutdown::Phase;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
 use crate::telemetry::seconds;
 use crate::worker::config::{KnownKind, UnknownKind};
-use crate::worker::execution::execute;
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
@@ -70,8 +68,11 @@ impl Fetcher {
         self.not_before
     }
 
-    pub(crate) fn set_places(&self, places: usize) {
+    /// Changes how many deliveries may be held. Returns whether there are fewer places than before.
+    pub(crate) fn set_places(&self, places: usize) -> bool {
+        let before = self.places.limit();
         self.places.set_limit(places);
+        places < before
     }
 }
 
@@ -168,7 +169,6 @@ impl Loop {
             return;
         }
         let now = Instant::now();
-        let mut first = None;
         for delivery in deliveries {
             // A source that hands over more than was asked for breaks its contract; its jobs are run all the
             // same, and the bound is kept at the next fetch.
@@ -176,7 +176,7 @@ impl Loop {
             let kind = self.kinds.get(&delivery.job.kind).unwrap_or(&self.unknown).clone();
             let refusal = self.refusal(&delivery, &kind);
             let timeout = delivery.job.timeout.or(kind.timeout);
-            let run = Arc::new(Run::new(delivery, timeout));
+            let run = self.spare.take(delivery, timeout);
             let flight = Flight { run, kind, since: now, stage: Stage::Ready, _permit: permit };
             let place = self.flights.insert(flight);
             self.entered.push(place);
@@ -184,7 +184,6 @@ impl Loop {
                 None => self.ready.push_back(place),
                 Some(settlement) => self.conclude(place, settlement),
             }
-            first.get_or_insert(place);
         }
         let entered = self.entered.drain(..).filter_map(|place| {
             let run = &self.flights.get(place)?.run;
@@ -246,7 +245,7 @@ impl Loop {
 
     fn start(&mut self, place: usize, slot: Permit, now: Instant, wall: SystemTime) {
         let Some(flight) = self.flights.get_mut(place) else { return };
-        let Some(handler) = flight.kind.handler.clone() else { return };
+        let Some(handler) = &flight.kind.handler else { return };
         let run = flight.run.clone();
         if run.delivery.attempt == 1 {
             let waited = wall.duration_since(run.delivery.job.enqueued_at).unwrap_or_default();
@@ -255,8 +254,9 @@ impl Loop {
         let deadline = run.set_deadline(now);
         // A lease may have been lost, or a cancellation asked for, while it waited for its slot.
         let look = if run.cancel_reason().is_some() { Some(now) } else { deadline };
-        let task = self.tasks.spawn_on(execute(place, handler, run), &self.jobs).id();
-        flight.stage = Stage::Running { task, _slot: slot, ending: None };
+        flight.stage = Stage::Running { _slot: slot, ending: None };
+        let attempt = Attempt { place, run, completions: self.completions.clone() };
+        handler.spawn(attempt, &mut self.tasks, &self.jobs);
         self.stats.started += 1;
         if let Some(at) = look {
             self.flights.sweep_by(at);

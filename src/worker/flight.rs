@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::task;
 use tokio::time::Instant;
 
 use crate::context::{CancelReason, Run};
@@ -40,7 +39,7 @@ pub(crate) enum Stage {
     /// Waits for a slot.
     Ready,
     /// Its task runs. `ending` says what is next if it was told to stop.
-    Running { task: task::Id, _slot: Permit, ending: Option<Ending> },
+    Running { _slot: Permit, ending: Option<Ending> },
     /// It has ended; this is to be confirmed by the source.
     Settling(Settled),
 }
@@ -104,10 +103,9 @@ impl Flights {
         self.table.iter()
     }
 
-    /// Which place the task had: asked only of tasks that ended without saying so themselves.
-    pub(crate) fn place_of(&self, id: task::Id) -> Option<usize> {
-        let ours = |flight: &Flight| matches!(flight.stage, Stage::Running { task, .. } if task == id);
-        self.table.iter().find(|(_, flight)| ours(flight)).map(|(place, _)| place)
+    /// How many are running.
+    pub(crate) fn running(&self) -> usize {
+        self.table.iter().filter(|(_, flight)| matches!(flight.stage, Stage::Running { .. })).count()
     }
 
     /// Which place the job has, if it has one.

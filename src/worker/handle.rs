@@ -1,15 +1,17 @@
 //! Looking at a running worker and steering it: [`WorkerHandle`], [`Stats`].
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::inspect::JobView;
 use crate::job::JobId;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Phase, Shutdown};
 use crate::sync::{Mutex, lock};
+use crate::worker::bell::Bell;
 use crate::worker::config::check_max_concurrent_jobs;
 use crate::worker::reconnect::ConnectionState;
 use crate::worker::slots::Slots;
@@ -29,14 +31,18 @@ pub struct WorkerHandle {
 pub(crate) struct Control {
     /// How many may run; the loop takes its permits from here.
     pub(crate) running: Slots,
-    /// Wakes the loop after any change.
-    pub(crate) changed: Arc<Notify>,
+    /// Tells the loop of any change.
+    pub(crate) bell: Arc<Bell>,
+    /// Stops this worker, whoever else shares the switch that it was given.
     pub(crate) stop: Shutdown,
+    /// The phase that was last asked for, by either switch.
+    asked: AtomicU8,
     quiet: AtomicBool,
     stats: Mutex<Stats>,
-    connection: watch::Sender<ConnectionState>,
-    ask: mpsc::Sender<Question>,
-    questions: Mutex<Option<mpsc::Receiver<Question>>>,
+    pub(crate) connection: Arc<watch::Sender<ConnectionState>>,
+    /// Questions that wait for the loop; bounded by the permits.
+    questions: Mutex<Vec<Question>>,
+    permits: Semaphore,
 }
 
 /// What only the loop can answer.
@@ -48,16 +54,16 @@ pub(crate) enum Question {
 
 impl Control {
     pub(crate) fn new(max_concurrent_jobs: usize) -> Self {
-        let (ask, questions) = mpsc::channel(MAX_QUESTIONS);
         Self {
             running: Slots::new(max_concurrent_jobs),
-            changed: Arc::new(Notify::new()),
+            bell: Arc::default(),
             stop: Shutdown::new(),
+            asked: AtomicU8::new(0),
             quiet: AtomicBool::new(false),
             stats: Mutex::new(Stats::default()),
-            connection: watch::Sender::new(ConnectionState::Idle),
-            ask,
-            questions: Mutex::new(Some(questions)),
+            connection: Arc::default(),
+            questions: Mutex::new(Vec::new()),
+            permits: Semaphore::new(MAX_QUESTIONS),
         }
     }
 
@@ -69,15 +75,34 @@ impl Control {
         *lock(&self.stats) = stats;
     }
 
-    pub(crate) fn publish_connection(&self, state: ConnectionState) {
-        self.connection.send_replace(state);
+    /// The phase that has been asked for.
+    pub(crate) fn asked(&self) -> Phase {
+        PHASES[usize::from(self.asked.load(Ordering::Acquire)).min(PHASES.len() - 1)]
     }
 
-    /// The receiving end, for the one loop.
-    pub(crate) fn take_questions(&self) -> Option<mpsc::Receiver<Question>> {
-        lock(&self.questions).take()
+    /// Passes on to the loop what either switch is set to, for ever.
+    pub(crate) async fn listen(&self, shutdown: &Shutdown) -> Infallible {
+        let (mut theirs, mut ours) = (shutdown.subscribe(), self.stop.subscribe());
+        loop {
+            let asked = (*theirs.borrow_and_update()).max(*ours.borrow_and_update());
+            self.asked.store(asked as u8, Ordering::Release);
+            self.bell.ring();
+            // Neither sender goes away: both switches are borrowed here.
+            tokio::select! {
+                _ = theirs.changed() => {}
+                _ = ours.changed() => {}
+            }
+        }
+    }
+
+    /// Takes the questions that wait.
+    pub(crate) fn take_questions(&self) -> Vec<Question> {
+        std::mem::take(&mut *lock(&self.questions))
     }
 }
+
+/// The phases by their number.
+const PHASES: [Phase; 4] = [Phase::Running, Phase::Drain, Phase::Cancel, Phase::Abort];
 
 impl WorkerHandle {
     /// Fetches nothing new until [`resume`](Self::resume); running jobs go on. Deliveries that were fetched
@@ -106,12 +131,12 @@ impl WorkerHandle {
     /// finish and their slots close behind them.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) outside of 1 to
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) outside of 1 to
     /// [`MAX_CONCURRENT_JOBS`](crate::worker::MAX_CONCURRENT_JOBS); nothing is changed then.
     pub fn set_max_concurrent_jobs(&self, jobs: usize) -> Result<(), Error> {
         check_max_concurrent_jobs(jobs)?;
         self.control.running.set_limit(jobs);
-        self.control.changed.notify_one();
+        self.control.bell.ring();
         Ok(())
     }
 
@@ -148,19 +173,22 @@ impl WorkerHandle {
         self.ask(|answer| Question::Cancel(id.clone(), answer)).await.unwrap_or(false)
     }
 
-    async fn ask<A>(&self, question: impl FnOnce(oneshot::Sender<A>) -> Question) -> Result<A, Error> {
-        let gone = |_| Error::new(ErrorKind::Closed, "the worker is not running");
+    async fn ask<A>(&self, question: impl FnOnce(oneshot::Sender<A>) -> Question) -> Option<A> {
+        // The semaphore is never closed.
+        let _permit = self.control.permits.acquire().await.ok()?;
         let (answer, answered) = oneshot::channel();
+        lock(&self.control.questions).push(question(answer));
         if self.stats().state != State::Running {
-            return Err(gone(()));
+            // Whether the loop has seen it or not: nobody will any more.
+            self.control.take_questions();
         }
-        self.control.ask.send(question(answer)).await.map_err(|_| gone(()))?;
-        answered.await.map_err(|_| gone(()))
+        self.control.bell.ring();
+        answered.await.ok()
     }
 
     fn set_quiet(&self, quiet: bool) {
         self.control.quiet.store(quiet, Ordering::Relaxed);
-        self.control.changed.notify_one();
+        self.control.bell.ring();
     }
 }
 

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +15,7 @@ use crate::error::{Chain, Error};
 use crate::job::Tag;
 use crate::lease::{Renew, Renewal};
 use crate::telemetry::{Telemetry, seconds};
+use crate::worker::bell::Bell;
 use crate::worker::leases::{Beat, Leases};
 use crate::worker::reconnect::Reconnecting;
 
@@ -28,7 +28,7 @@ pub(crate) struct Heartbeat {
     /// `None`: leases are watched, but there is nobody to renew them with.
     pub(crate) renew: Option<Reconnecting<dyn Renew>>,
     /// Tells the loop that a run was cancelled.
-    pub(crate) cancelled: Arc<Notify>,
+    pub(crate) cancelled: Arc<Bell>,
     pub(crate) telemetry: Telemetry,
 }
 
@@ -121,6 +121,6 @@ impl Heartbeat {
 
     fn tell(&self, run: &Run, reason: CancelReason) {
         run.cancel(reason);
-        self.cancelled.notify_one();
+        self.cancelled.ring();
     }
 }

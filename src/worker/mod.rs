@@ -9,8 +9,8 @@
 //!
 //! One loop owns everything that changes; only the lease table is shared, with the heartbeat.
 
+mod bell;
 mod config;
-mod execution;
 mod fetch;
 mod flight;
 mod handle;
@@ -21,10 +21,12 @@ mod report;
 mod run;
 mod settle;
 mod slots;
+mod spare;
+mod stage;
 mod start;
 mod stopping;
+mod verdict;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use config::{Dispatcher, MAX_CONCURRENT_JOBS, UnknownKind, WorkerBuilder};
@@ -73,7 +75,7 @@ pub struct Worker {
     name: String,
     limits: config::Limits,
     caps: Vec<(Kind, usize)>,
-    kinds: HashMap<Kind, Arc<config::KnownKind>>,
+    kinds: config::Kinds,
     unknown: Arc<config::KnownKind>,
     telemetry: Telemetry,
     control: Arc<handle::Control>,

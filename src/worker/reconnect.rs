@@ -16,6 +16,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
@@ -56,10 +57,11 @@ impl Default for ReconnectPolicy {
 }
 
 /// What can be read of a connection at any time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectionState {
     /// No session has been asked for yet.
+    #[default]
     Idle,
     /// There is a session, since then.
     Up {
@@ -86,7 +88,7 @@ pub(crate) struct Reconnecting<T: ?Sized> {
     owner: Mutex<Link<T>>,
     current: AtomicU64,
     proven: AtomicU64,
-    state: watch::Sender<ConnectionState>,
+    state: Arc<watch::Sender<ConnectionState>>,
     telemetry: ConnectionTelemetry,
 }
 
@@ -109,6 +111,7 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         what: &'static str,
         policy: ReconnectPolicy,
         seed: u64,
+        state: Arc<watch::Sender<ConnectionState>>,
         telemetry: ConnectionTelemetry,
     ) -> Self {
         let link = Link { session: None, number: 0, failures: 0, due: None };
@@ -120,14 +123,9 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
             owner: Mutex::new(link),
             current: AtomicU64::new(0),
             proven: AtomicU64::new(0),
-            state: watch::Sender::new(ConnectionState::Idle),
+            state,
             telemetry,
         }
-    }
-
-    /// A view of its state.
-    pub(crate) fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.state.subscribe()
     }
 
     pub(crate) fn call_timeout(&self) -> Duration {
@@ -141,7 +139,10 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
     /// Cancel safe: dropped at any point, the next caller goes on where it stood (invariant 2). So a stop is
     /// never made to wait: race it.
     pub(crate) async fn session(&self) -> Result<Session<T>, Error> {
-        let mut link = self.owner.lock().await;
+        let mut link = match self.owner.try_lock() {
+            Ok(link) => link,
+            Err(_) => self.owner.lock().await,
+        };
         loop {
             if let Some(live) = &link.session {
                 return Ok(Session { live: live.clone(), number: link.number });
@@ -183,6 +184,11 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         limit: Duration,
         call: impl Future<Output = Result<R, Error>>,
     ) -> Result<R, Error> {
+        let mut call = std::pin::pin!(call);
+        // Most calls of a source in this process are answered at once: those cost no timer.
+        if let Poll::Ready(answer) = futures_util::poll!(call.as_mut()) {
+            return answer;
+        }
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::timeout(format!(

@@ -5,31 +5,30 @@
 //! 1. A permit is taken before the fetch; every delivery holds one until its settlement is confirmed or its
 //!    lease is lost (P1).
 //! 2. Before each fetch and each wait everything that has finished is reaped: what is in the `JoinSet` is
-//!    running, or has finished since the last look (P2, P3).
+//!    running, has finished since the last look, or is polling this very loop (P2, P3).
 //! 3. Nothing here waits for one thing only: a job, a fetch, a settlement, a timer, a word from outside, each
 //!    wakes it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
+use crate::attempt::{Completions, End, Finished};
 use crate::context::{CancelReason, Run};
-use crate::job::Kind;
 use crate::lease::Trust;
 use crate::limit::KindCaps;
-use crate::outcome::{Outcome, Panicked};
-use crate::shutdown::{Phase, Shutdown};
+use crate::outcome::Outcome;
+use crate::shutdown::Phase;
 use crate::source::{Delivery, Settled, Settlement, Source};
 use crate::telemetry::{Telemetry, seconds};
-use crate::worker::config::{KnownKind, Limits};
-use crate::worker::execution::{End, Finished, verdict};
+use crate::worker::config::{Kinds, KnownKind, Limits};
 use crate::worker::fetch::{Fetcher, fetch};
 use crate::worker::flight::{Flights, Stage};
 use crate::worker::handle::{Control, Question, State, Stats};
@@ -37,7 +36,16 @@ use crate::worker::leases::Leases;
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::{Report, StopCause};
 use crate::worker::settle::{Batch, Unsettled, settle};
+use crate::worker::spare::Spare;
 use crate::worker::stopping::Stopping;
+use crate::worker::verdict::verdict;
+
+/// For how long after something has finished the next to finish may let others go first. Also the longest that
+/// a finished job waits for its settlement when every thread that could poll the loop is blocked.
+const HOT: Duration = Duration::from_millis(10);
+
+/// How long a task may take to return after it has reported.
+const TASK_END: Duration = Duration::from_millis(100);
 
 /// When nothing is due, the timer looks this far ahead.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -45,7 +53,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Everything that the loop owns, and what it shares.
 pub(crate) struct Loop {
     pub(crate) limits: Limits,
-    pub(crate) kinds: HashMap<Kind, Arc<KnownKind>>,
+    pub(crate) kinds: Kinds,
     pub(crate) unknown: Arc<KnownKind>,
     pub(crate) caps: KindCaps,
     pub(crate) source: Arc<Reconnecting<dyn Source>>,
@@ -55,7 +63,7 @@ pub(crate) struct Loop {
     pub(crate) control: Arc<Control>,
     pub(crate) telemetry: Telemetry,
     pub(crate) fetcher: Fetcher,
-    pub(crate) tasks: JoinSet<Finished>,
+    pub(crate) tasks: JoinSet<()>,
     pub(crate) flights: Flights,
     pub(crate) ready: VecDeque<usize>,
     pub(crate) unsettled: Unsettled,
@@ -63,52 +71,64 @@ pub(crate) struct Loop {
     pub(crate) phase: Phase,
     pub(crate) cause: Option<StopCause>,
     pub(crate) stats: Stats,
+    /// Where attempts report.
+    pub(crate) completions: Arc<Completions>,
+    pub(crate) hot_until: Option<Instant>,
+    /// Control blocks for the next attempts.
+    pub(crate) spare: Spare,
+    /// Room for what has finished.
+    pub(crate) finished: Vec<Finished>,
     /// Room for the answers about a batch's leases.
     pub(crate) trust: Vec<Trust>,
     /// Room for the places of a fetch's deliveries.
     pub(crate) entered: Vec<usize>,
 }
 
+/// What wakes the loop.
+enum Event<S, F> {
+    Finished,
+    Rung,
+    Settled(S),
+    Fetched(F),
+    Timer,
+}
+
 /// A future that may not be there; pending then.
-async fn maybe<F: Future>(slot: &mut Pin<Box<Option<F>>>) -> F::Output {
-    std::future::poll_fn(|cx| match slot.as_mut().as_pin_mut() {
-        None => Poll::Pending,
-        Some(future) => future.poll(cx).map(|output| {
-            slot.set(None);
-            output
-        }),
-    })
-    .await
+fn poll_maybe<F: Future>(slot: &mut Pin<Box<Option<F>>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    let Some(future) = slot.as_mut().as_pin_mut() else { return Poll::Pending };
+    let polled = future.poll(cx);
+    if polled.is_ready() {
+        slot.set(None);
+    }
+    polled
 }
 
 impl Loop {
     /// Runs to the end and says what came of it.
-    pub(crate) async fn run(mut self, shutdown: Shutdown, mut questions: mpsc::Receiver<Question>) -> Report {
-        let mut asked = shutdown.subscribe();
-        let mut asked_here = self.control.stop.subscribe();
-        let mut connection = self.source.state();
-        let changed = self.control.changed.clone();
+    pub(crate) async fn run(mut self) -> Report {
         let source = self.source.clone();
         let mut fetching = Box::pin(None);
         let mut settling = Box::pin(None);
-        let mut timer = Box::pin(tokio::time::sleep_until(Instant::now()));
+        let mut timer = Box::pin(tokio::time::sleep(IDLE));
         let mut batch = Batch::default();
         loop {
             let now = Instant::now();
-            self.reap();
-            self.obey((*asked.borrow_and_update()).max(*asked_here.borrow_and_update()), now);
+            self.reap(now);
+            self.obey(now);
             self.sweep(now);
             if settling.is_none() && self.next_batch(&mut batch, now) {
                 settling.set(Some(settle(&source, std::mem::take(&mut batch))));
             }
-            if let Poll::Ready((settled, answer)) = futures_util::poll!(std::pin::pin!(maybe(&mut settling))) {
+            let settled = poll_fn(|cx| Poll::Ready(poll_maybe(&mut settling, cx))).await;
+            if let Poll::Ready((settled, answer)) = settled {
                 batch = self.settled(settled, answer, now);
             }
             self.start_ready(now);
             if fetching.is_none() && let Some(call) = self.next_fetch(now) {
                 fetching.set(Some(fetch(&source, call)));
             }
-            if let Poll::Ready((call, answer)) = futures_util::poll!(std::pin::pin!(maybe(&mut fetching))) {
+            let fetched = poll_fn(|cx| Poll::Ready(poll_maybe(&mut fetching, cx))).await;
+            if let Poll::Ready((call, answer)) = fetched {
                 self.fetched(call, answer);
                 self.start_ready(now);
             }
@@ -116,34 +136,61 @@ impl Loop {
             if self.is_over(fetching.is_some(), now) {
                 break;
             }
+            if settling.is_none() && self.unsettled.is_due(now) {
+                continue;
+            }
             self.set_timer(&mut timer, now);
-            tokio::select! {
-                biased;
-                Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.joined(joined),
-                (settled, answer) = maybe(&mut settling) => batch = self.settled(settled, answer, Instant::now()),
-                (call, answer) = maybe(&mut fetching) => self.fetched(call, answer),
-                Some(question) = questions.recv() => self.answer(question),
-                () = changed.notified() => self.changed(),
-                Ok(()) = asked.changed() => {}
-                Ok(()) = asked_here.changed() => {}
-                Ok(()) = connection.changed() => self.control.publish_connection(connection.borrow_and_update().clone()),
-                () = timer.as_mut() => timer.as_mut().reset(Instant::now() + IDLE),
+            let event = poll_fn(|cx| {
+                if self.completions.poll_any(cx) {
+                    return Poll::Ready(Event::Finished);
+                }
+                if self.control.bell.poll_heard(cx) {
+                    return Poll::Ready(Event::Rung);
+                }
+                if let Poll::Ready(answered) = poll_maybe(&mut settling, cx) {
+                    return Poll::Ready(Event::Settled(answered));
+                }
+                if let Poll::Ready(answered) = poll_maybe(&mut fetching, cx) {
+                    return Poll::Ready(Event::Fetched(answered));
+                }
+                timer.as_mut().poll(cx).map(|()| Event::Timer)
+            });
+            match event.await {
+                Event::Finished => {}
+                Event::Rung => self.changed(),
+                Event::Settled((settled, answer)) => batch = self.settled(settled, answer, Instant::now()),
+                Event::Fetched((call, answer)) => self.fetched(call, answer),
+                Event::Timer => timer.as_mut().reset(Instant::now() + IDLE),
             }
         }
+        self.end_tasks().await;
         self.report()
     }
 
-    /// Takes all that has finished out of the set, without waiting.
-    fn reap(&mut self) {
-        while let Some(joined) = self.tasks.try_join_next_with_id() {
-            self.joined(joined);
+    /// Takes in all that has finished, without waiting, and lets its tasks go.
+    fn reap(&mut self, now: Instant) {
+        let mut finished = std::mem::take(&mut self.finished);
+        self.completions.take(&mut finished);
+        self.keep_hot(!finished.is_empty(), now);
+        for Finished { place, end, run_time } in finished.drain(..) {
+            self.ended(place, end, run_time);
         }
+        self.finished = finished;
+        while self.tasks.try_join_next().is_some() {}
     }
 
-    fn joined(&mut self, joined: Result<(Id, Finished), JoinError>) {
-        match joined {
-            Ok((_, Finished { place, end, run_time })) => self.ended(place, end, run_time),
-            Err(error) => self.ended_without_a_word(error),
+    /// While attempts finish one after the other, those that wait on a job's thread may go first and the loop
+    /// takes several at once. That no report waits behind a job that blocks its thread, the timer sees to.
+    fn keep_hot(&mut self, reaped: bool, now: Instant) {
+        if reaped {
+            let cold = self.hot_until.is_none();
+            self.hot_until = Some(now + HOT);
+            if cold {
+                self.completions.set_hot(true);
+            }
+        } else if self.hot_until.is_some_and(|until| until <= now) {
+            self.hot_until = None;
+            self.completions.set_hot(false);
         }
     }
 
@@ -158,6 +205,11 @@ impl Loop {
                 kind.telemetry.panics.increment(1);
                 let job = &run.delivery.job;
                 tracing::error!(id = %job.id, kind = %job.kind, attempt = run.delivery.attempt, %panic, "job panicked");
+            }
+            End::Dropped => {
+                // No job can run there any more.
+                tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
+                self.control.stop.escalate(Phase::Abort);
             }
             End::Aborted if run.cancel_reason() == Some(CancelReason::Timeout) => kind.telemetry.timeouts.increment(1),
             _ => {}
@@ -177,26 +229,6 @@ impl Loop {
                 self.conclude(place, settled);
             }
         }
-    }
-
-    /// A task ended and could not say so: its future was dropped by the runtime, or panicked while it was
-    /// being dropped.
-    fn ended_without_a_word(&mut self, error: JoinError) {
-        let Some(place) = self.flights.place_of(error.id()) else { return };
-        if error.is_cancelled() {
-            // The loop aborts no task, so their runtime is going down: no job can run there any more.
-            tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
-            self.control.stop.escalate(Phase::Abort);
-            if let Some(flight) = self.flights.get(place) {
-                flight.run.cancel(CancelReason::Shutdown);
-            }
-            return self.ended(place, End::Aborted, Duration::ZERO);
-        }
-        let panic = match error.try_into_panic() {
-            Ok(payload) => Panicked::new(payload.as_ref()),
-            Err(error) => Panicked(error.to_string()),
-        };
-        self.ended(place, End::Panicked(panic), Duration::ZERO);
     }
 
     /// The policy's word on an outcome.
@@ -228,7 +260,8 @@ impl Loop {
     }
 
     /// Moves on in stopping as far as was asked, by signal or by the clock.
-    fn obey(&mut self, asked: Phase, now: Instant) {
+    fn obey(&mut self, now: Instant) {
+        let asked = self.control.asked();
         if self.stopping.asked() < asked {
             self.stopping.ask(asked, now);
         }
@@ -262,10 +295,15 @@ impl Loop {
         }
     }
 
-    /// A setting was changed, or the heartbeat has cancelled something.
+    /// The bell was rung: a setting was changed, a question asked, or the heartbeat has cancelled something.
     fn changed(&mut self) {
-        self.fetcher.set_places(self.control.running.limit() + self.limits.prefetch);
-        self.fetcher.interrupt();
+        let places = self.control.running.limit() + self.limits.prefetch;
+        if self.fetcher.set_places(places) || self.control.is_quiet() {
+            self.fetcher.interrupt();
+        }
+        for question in self.control.take_questions() {
+            self.answer(question);
+        }
         self.flights.sweep_by(Instant::now());
     }
 
@@ -315,12 +353,25 @@ impl Loop {
 
     fn set_timer(&self, timer: &mut Pin<Box<Sleep>>, now: Instant) {
         let fetch = if self.phase == Phase::Running { self.fetcher.not_before() } else { None };
-        let times = [self.flights.next_sweep(), self.unsettled.not_before(), fetch, self.stopping.next(now)];
+        let (sweep, settle) = (self.flights.next_sweep(), self.unsettled.not_before());
+        let times = [sweep, settle, fetch, self.stopping.next(now), self.hot_until];
         let next = times.into_iter().flatten().min();
         // One that rings too early costs a look; resetting it each time would cost more.
         if let Some(next) = next.filter(|next| *next < timer.deadline()) {
             timer.as_mut().reset(next);
         }
+    }
+
+    /// Lets the tasks go that have reported. Those of stuck jobs stay behind: they hold a thread, and nothing
+    /// here can end them.
+    async fn end_tasks(&mut self) {
+        let stuck = self.flights.running();
+        let ended = async {
+            while self.tasks.len() > stuck && self.tasks.join_next().await.is_some() {}
+        };
+        // A task that has reported has no more to do than to return.
+        let _ = tokio::time::timeout(TASK_END, ended).await;
+        self.tasks.detach_all();
     }
 
     fn report(mut self) -> Report {

@@ -51,10 +51,15 @@ impl Unsettled {
         if self.waiting.is_empty() { None } else { self.not_before }
     }
 
+    /// Whether a batch may go at `now`.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        !self.waiting.is_empty() && self.not_before.is_none_or(|at| at <= now)
+    }
+
     /// Takes the places of the next batch, if one may go at `now`.
     pub(crate) fn next(&mut self, now: Instant, places: &mut Vec<usize>) -> bool {
         places.clear();
-        if self.waiting.is_empty() || self.not_before.is_some_and(|at| now < at) {
+        if !self.is_due(now) {
             return false;
         }
         let size = if self.one_by_one > 0 { 1 } else { MAX_BATCH };
@@ -140,6 +145,7 @@ impl Loop {
                 for (place, settled) in batch.places.iter().zip(&batch.settled) {
                     if let Some(flight) = self.flights.remove(*place) {
                         self.confirm(&flight, settled, stale.contains(&settled.tag));
+                        self.spare.put_back(flight.run);
                     }
                 }
             }

@@ -1,12 +1,13 @@
 //! Setting a worker going: the threads, the runtimes and the connections, each where it belongs.
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,13 +20,15 @@ use crate::worker::Worker;
 use crate::worker::config::Dispatcher;
 use crate::worker::fetch::Fetcher;
 use crate::worker::flight::Flights;
-use crate::worker::handle::{Control, Question, State, Stats};
+use crate::worker::handle::{Control, State, Stats};
 use crate::worker::heartbeat::Heartbeat;
 use crate::worker::leases::Leases;
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::Report;
 use crate::worker::run::Loop;
 use crate::worker::settle::Unsettled;
+use crate::worker::spare::Spare;
+use crate::worker::stage::Stage;
 use crate::worker::stopping::Stopping;
 
 /// How long the loop waits for the heartbeat thread to end once it was told to. It ends at its next await
@@ -38,28 +41,21 @@ pub(crate) async fn run(worker: Worker, shutdown: Shutdown) -> Report {
     let abandoned = AbortOnDrop(worker.control.clone());
     let dispatcher = worker.limits.dispatcher;
     let name = worker.name.clone();
-    let parts = assemble(worker, Handle::current());
+    let (engine, heartbeat) = assemble(worker, Handle::current());
     let report = match dispatcher {
         Dispatcher::Shared => {
-            let Parts { engine, heartbeat, questions } = parts;
             let stop = CancellationToken::new();
             let mut beside = JoinSet::new();
             beside.spawn(heartbeat.run(stop.clone()));
-            let report = engine.run(shutdown, questions).await;
+            let report = listening(&abandoned.0, &shutdown, engine.run()).await;
             stop.cancel();
             while beside.join_next().await.is_some() {}
             report
         }
-        Dispatcher::OwnThread => on_own_threads(parts, &name, shutdown).await,
+        Dispatcher::OwnThread => on_own_threads(engine, heartbeat, &name, shutdown).await,
     };
     drop(abandoned);
     report
-}
-
-struct Parts {
-    engine: Loop,
-    heartbeat: Heartbeat,
-    questions: mpsc::Receiver<Question>,
 }
 
 struct AbortOnDrop(Arc<Control>);
@@ -70,9 +66,17 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn on_own_threads(parts: Parts, name: &str, shutdown: Shutdown) -> Report {
+/// Awaits `engine` and passes on to it what the switches say.
+async fn listening<T>(control: &Control, shutdown: &Shutdown, engine: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        never = control.listen(shutdown) => match never {},
+        output = engine => output,
+    }
+}
+
+async fn on_own_threads(engine: Loop, heartbeat: Heartbeat, name: &str, shutdown: Shutdown) -> Report {
     let (answer, answered) = oneshot::channel();
-    let Parts { engine, heartbeat, questions } = parts;
     let heartbeat_name = format!("tidegate-hb-{name}");
     let body = move || {
         let stop = CancellationToken::new();
@@ -83,7 +87,7 @@ async fn on_own_threads(parts: Parts, name: &str, shutdown: Shutdown) -> Report 
             drop(ended);
         };
         let thread = thread::Builder::new().name(heartbeat_name).spawn(beat).expect("the system gives a thread");
-        let report = block_on(engine.run(shutdown, questions));
+        let report = block_on(on_stage(engine, &shutdown));
         stop.cancel();
         if has_ended.recv_timeout(HEARTBEAT_END) == Err(RecvTimeoutError::Disconnected) {
             // A panic on the heartbeat thread has been printed by the panic hook; there is no more to say.
@@ -107,6 +111,15 @@ async fn on_own_threads(parts: Parts, name: &str, shutdown: Shutdown) -> Report 
     }
 }
 
+/// Runs the loop where the tasks of its jobs can poll it too.
+async fn on_stage(engine: Loop, shutdown: &Shutdown) -> Report {
+    let (control, completions) = (engine.control.clone(), engine.completions.clone());
+    let stage = Stage::new(engine.run());
+    let weak: Weak<Stage<Report>> = Arc::downgrade(&stage);
+    completions.poll_through(weak);
+    listening(&control, shutdown, poll_fn(|cx| stage.poll(cx))).await
+}
+
 /// Runs `future` on a runtime of its own on this thread. What it leaves on the runtime's blocking pool (name
 /// look-ups that hang, say) is not waited for.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -116,25 +129,26 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     output
 }
 
-fn assemble(worker: Worker, jobs: Handle) -> Parts {
+fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
     let Worker { intake, name, limits, caps, kinds, unknown, telemetry, control } = worker;
     let leases = Arc::new(Leases::new());
     let policy = &limits.reconnect;
     let seed = limits.seed;
     let renew = intake.renew.map(|connect: Arc<dyn Connect<dyn Renew>>| {
         let telemetry = ConnectionTelemetry::register(&name, "heartbeat");
-        Reconnecting::new(connect, "heartbeat", policy.clone(), seed ^ 1, telemetry)
+        Reconnecting::new(connect, "heartbeat", policy.clone(), seed ^ 1, Arc::default(), telemetry)
     });
     let source_telemetry = ConnectionTelemetry::register(&name, "source");
-    let source = Reconnecting::new(intake.source, "source", policy.clone(), seed, source_telemetry);
+    let source = {
+        let state = control.connection.clone();
+        Reconnecting::new(intake.source, "source", policy.clone(), seed, state, source_telemetry)
+    };
     let heartbeat = Heartbeat {
         leases: leases.clone(),
         renew,
-        cancelled: control.changed.clone(),
+        cancelled: control.bell.clone(),
         telemetry: telemetry.clone(),
     };
-    // A worker runs once: `run` consumes it.
-    let questions = control.take_questions().expect("nobody has taken them before");
     let places = control.running.limit() + limits.prefetch;
     let stats = Stats { state: State::Running, ..Stats::default() };
     control.publish(stats);
@@ -156,9 +170,13 @@ fn assemble(worker: Worker, jobs: Handle) -> Parts {
         phase: Phase::Running,
         cause: None,
         stats,
+        completions: Arc::default(),
+        hot_until: None,
+        spare: Spare::new(),
+        finished: Vec::new(),
         trust: Vec::new(),
         entered: Vec::new(),
         limits,
     };
-    Parts { engine, heartbeat, questions }
+    (engine, heartbeat)
 }

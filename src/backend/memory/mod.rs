@@ -15,7 +15,7 @@
 //! | unique keys | decided while the job is taken in, so that two producers never both win |
 //! | ids | opaque; never used twice by the same store |
 //!
-//! The lock is held for each operation as a whole, and never across an await. [`store`] is the pure part;
+//! The lock is held for each operation as a whole, and never across an await. `store` is the pure part;
 //! here are the lock, the clock, waiting and waking.
 
 mod bells;
@@ -53,6 +53,9 @@ pub(super) const SCHEME: &str = "memory";
 ///
 /// Not durable, and not shared between processes.
 ///
+/// Of all that it does only [`fetch`](Source::fetch) and [`drained`](Memory::drained) ever wait; the other
+/// futures are done when they are first polled. None of them loses anything by being dropped.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), tidegate::Error> {
@@ -87,7 +90,9 @@ impl Default for Memory {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").field("unfinished", &self.guarded().store.unfinished()).finish_non_exhaustive()
+        f.debug_struct("Memory")
+            .field("unfinished", &self.guarded().store.unfinished())
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,8 +135,9 @@ impl Memory {
     /// # Errors
     /// As [`enqueue`](Enqueue::enqueue).
     pub fn push(&self, job: NewJob) -> Result<Enqueued, Error> {
-        let answers = self.admit([job])?;
-        answers.into_iter().next().ok_or_else(|| Error::new(crate::ErrorKind::Internal, "a job got no answer"))
+        self.check(&job)?;
+        let (now, wall) = (Instant::now(), wall_clock());
+        self.with(|store| store.push(now, wall, job))
     }
 
     /// Waits until nothing is ready, delayed or with a worker. Dead letters don't count.
@@ -217,21 +223,17 @@ impl Memory {
         Listener { memory: self, what }
     }
 
-    fn admit<B>(&self, jobs: B) -> Result<Vec<Enqueued>, Error>
-    where
-        B: IntoIterator<Item = NewJob> + AsRef<[NewJob]>,
-    {
-        let limit = self.0.max_payload_bytes;
-        for job in jobs.as_ref() {
-            job.validate()?;
-            let (kind, size) = (&job.kind, job.payload.len());
-            if size > limit {
-                let context = format!("the payload of a job of kind {kind:?} has {size} bytes: at most {limit} are allowed");
-                return Err(Error::invalid(context));
-            }
+    /// What can be refused without looking at the store.
+    fn check(&self, job: &NewJob) -> Result<(), Error> {
+        job.validate()?;
+        let (size, limit) = (job.payload.len(), self.0.max_payload_bytes);
+        if size <= limit {
+            return Ok(());
         }
-        let (now, wall) = (Instant::now(), wall_clock());
-        self.with(|store| store.enqueue(now, wall, jobs))
+        let kind = &job.kind;
+        Err(Error::invalid(format!(
+            "the payload of a job of kind {kind:?} has {size} bytes: at most {limit} are allowed"
+        )))
     }
 }
 
@@ -266,7 +268,10 @@ impl Drop for Listener<'_> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge, where the clock is read: the store is told the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge, where the clock is read: the store is told the time"
+)]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
@@ -276,24 +281,29 @@ impl Source for Memory {
     /// # Cancel safety
     /// Dropping the future loses nothing: jobs are taken in the same step in which it returns.
     async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
-        let what = if wanted.queues.is_empty() && wanted.quotas.is_empty() { For::AnyJob } else { For::SomeJobs };
+        let what =
+            if wanted.queues.is_empty() && wanted.quotas.is_empty() { For::AnyJob } else { For::SomeJobs };
+        if stop.is_cancelled() {
+            return Ok(Vec::new());
+        }
         let mut now = Instant::now();
         let deadline = later(now, wanted.wait);
-        while !stop.is_cancelled() {
+        loop {
             let mut bell = pin!(self.0.bells.bell(what));
             let (_listener, until) = match self.look(now, deadline, wanted, what, bell.as_mut()) {
                 ControlFlow::Break(taken) => return Ok(taken),
                 ControlFlow::Continue(wait) => wait,
             };
+            // Who has heard the bell looks once more, stopped or not: it rang for nobody else. A ring that
+            // comes together with the stop is not heard, and passes on.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {} // a ring that came at the same time passes on
+                () = stop.cancelled() => return Ok(Vec::new()),
                 () = bell => {}
                 () = sleep_until(until) => {}
             }
             now = Instant::now();
         }
-        Ok(Vec::new())
     }
 
     /// # Cancel safety
@@ -322,7 +332,9 @@ impl Reclaim for Memory {
 #[async_trait]
 impl Enqueue for Memory {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
-        self.admit(jobs)
+        jobs.iter().try_for_each(|job| self.check(job))?;
+        let (now, wall) = (Instant::now(), wall_clock());
+        self.with(|store| store.enqueue(now, wall, jobs))
     }
 }
 
@@ -390,7 +402,7 @@ impl MemoryBuilder {
 
     /// How many jobs may be ready, delayed or with a worker at a time, and as many unique keys may be taken
     /// for a period. Beyond it `enqueue` fails with [`Full`](crate::ErrorKind::Full), and takes none of the
-    /// batch. Default 1,000,000: some 500 MB of small jobs.
+    /// batch. Default 1,000,000: some 350 MB of small jobs.
     pub fn max_jobs(mut self, jobs: usize) -> Self {
         self.settings.max_jobs = jobs;
         self
@@ -425,7 +437,9 @@ impl MemoryBuilder {
     pub fn build(self) -> Result<Memory, Error> {
         let Settings { lease_ttl, max_jobs, crash_limit, .. } = self.settings;
         if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {
-            return Err(Error::invalid(format!("lease_ttl is {lease_ttl:?}: it must be above zero and at most a year")));
+            return Err(Error::invalid(format!(
+                "lease_ttl is {lease_ttl:?}: it must be above zero and at most a year"
+            )));
         }
         if max_jobs == 0 {
             return Err(Error::invalid("max_jobs is 0: it must be at least 1"));

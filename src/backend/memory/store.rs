@@ -227,13 +227,12 @@ impl Store {
         self.lists[place.state() as usize].push(&mut self.records, key);
     }
 
-    /// A record waits (again) from now on, with a key of its own if it had one and that is free.
+    /// A record waits once more from now on, and takes its unique key again.
     fn wait_again(&mut self, key: usize, wait: Duration, order: u64) {
         let record = &mut self.records[key];
         record.order = order;
         let job = record.job.clone();
         if let Some(unique) = &record.unique {
-            // If another has taken it, both are kept: this one was accepted first.
             self.keys.claim_again(&job.kind, unique, Holder { id: job.id.clone(), key });
         }
         let place = self.line_up(&job, key, wait, order);

@@ -1,9 +1,10 @@
 //! What comes in: all of a batch or none of it, and each unique key once.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::list::Links;
 use super::unique::Holder;
@@ -14,13 +15,27 @@ use crate::job::{Job, JobId};
 
 impl Store {
     /// Takes in all of them or, on an error, none. `wall` is what people's clocks show.
-    pub(in super::super) fn enqueue<B>(&mut self, now: tokio::time::Instant, wall: SystemTime, jobs: B) -> Result<Vec<Enqueued>, Error>
-    where
-        B: IntoIterator<Item = NewJob> + AsRef<[NewJob]>,
-    {
+    pub(in super::super) fn enqueue(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Enqueued>, Error> {
         self.advance(now);
-        self.have_room(jobs.as_ref())?;
+        self.have_room(&jobs)?;
         Ok(jobs.into_iter().map(|job| self.admit(job, wall)).collect())
+    }
+
+    /// The same for one, without the allocations of a batch.
+    pub(in super::super) fn push(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        job: NewJob,
+    ) -> Result<Enqueued, Error> {
+        self.advance(now);
+        self.have_room(std::slice::from_ref(&job))?;
+        Ok(self.admit(job, wall))
     }
 
     fn have_room(&self, jobs: &[NewJob]) -> Result<(), Error> {
@@ -31,7 +46,8 @@ impl Store {
         }
         let (more, more_periods) = self.count_new(jobs);
         let full = |held: usize, what: &str, more: usize| {
-            let context = format!("the memory store holds {held} {what}, of at most {max}: no room for {more} more");
+            let context =
+                format!("the memory store holds {held} {what}, of at most {max}: no room for {more} more");
             Err(Error::new(ErrorKind::Full, context))
         };
         if more > 0 && unfinished.saturating_add(more) > max {
@@ -49,11 +65,15 @@ impl Store {
         let (mut new, mut periods) = (0, 0);
         for job in jobs {
             if let Some(unique) = &job.unique {
-                let held = self.keys.holder(&job.kind, unique).is_some();
-                if held || !taken.insert((&job.kind, &unique.key)) {
+                let name = (&job.kind, &unique.key);
+                if self.keys.holder(&job.kind, unique).is_some() || taken.contains(&name) {
                     continue;
                 }
-                periods += usize::from(matches!(unique.window, Window::For(_)));
+                match unique.window {
+                    Window::For(Duration::ZERO) => {}
+                    Window::For(_) => periods += usize::from(taken.insert(name)),
+                    Window::WhileQueued | Window::UntilDone => _ = taken.insert(name),
+                }
             }
             new += 1;
         }
@@ -129,11 +149,34 @@ impl Store {
 /// The id of a job: its number, which is never used again, and the key of its record, by which it is found
 /// without an index.
 fn job_id(number: u64, key: usize) -> JobId {
-    let mut text = [0; 48]; // two numbers of at most 20 digits
-    let mut rest = &mut text[..];
-    let written = match write!(rest, "{number}-{key}") {
-        Ok(()) => 48 - rest.len(),
-        Err(_) => 0,
-    };
-    JobId::new(str::from_utf8(&text[..written]).unwrap_or_default())
+    let mut text = [b'-'; 41]; // two numbers of at most 20 digits
+    let start = digits(key as u64, &mut text, 41);
+    let start = digits(number, &mut text, start - 1);
+    JobId::new(str::from_utf8(&text[start..]).unwrap_or_default())
+}
+
+/// Writes a number so that it ends before `end`, and says where it begins. Each job has an id, and the
+/// formatting of the standard library takes as long as all the rest of taking a job in.
+fn digits(mut number: u64, text: &mut [u8], end: usize) -> usize {
+    let mut at = end;
+    loop {
+        at -= 1;
+        text[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return at;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_says_number_and_key() {
+        assert_eq!(job_id(0, 0).as_str(), "0-0");
+        assert_eq!(job_id(1234, 907).as_str(), "1234-907");
+        assert_eq!(job_id(u64::MAX, usize::MAX).as_str(), format!("{}-{}", u64::MAX, usize::MAX));
+    }
 }

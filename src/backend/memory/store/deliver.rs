@@ -58,7 +58,12 @@ impl Store {
             self.keys.free(&record.job.kind, unique, &record.job.id);
         }
         let tag = Tag { session: 0, key: key as u64, token };
-        Delivery { job: record.job.clone(), attempt: record.attempts, tag, lease: Some(Lease::new(sent_at, ttl)) }
+        Delivery {
+            job: record.job.clone(),
+            attempt: record.attempts,
+            tag,
+            lease: Some(Lease::new(sent_at, ttl)),
+        }
     }
 
     /// Applies all settlements. One that does not match a lease which still runs changes nothing.
@@ -162,7 +167,9 @@ impl Store {
         if let Place::Leased { cancelled: true, .. } = place {
             self.bury(key, Some(self.cancelled.clone()));
         } else if attempts >= most {
-            let reason = format!("lease expired {lapses} times, the last time in attempt {attempts} of at most {most}");
+            let reason = format!(
+                "lease expired {lapses} times, the last time in attempt {attempts} of at most {most}"
+            );
             self.bury(key, Some(reason.into()));
         } else {
             self.wait_again(key, Duration::ZERO, order);

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::unique::Holder;
 use super::{Place, Record, Store};
+use crate::enqueue::Window;
 use crate::error::{Error, ErrorKind};
 use crate::inspect::{Counts, JobState, StoredJob};
 use crate::job::JobId;
@@ -30,7 +30,13 @@ impl Store {
     }
 
     /// At most `max` jobs in `state`, those that have been in it longest first.
-    pub(in super::super) fn view_all(&mut self, now: Instant, wall: SystemTime, state: JobState, max: usize) -> Vec<StoredJob> {
+    pub(in super::super) fn view_all(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        state: JobState,
+        max: usize,
+    ) -> Vec<StoredJob> {
         self.advance(now);
         let mut keys: Vec<usize> = match state {
             // Their list is in the order of their leases' ends (invariant 3). They are few.
@@ -68,12 +74,15 @@ impl Store {
             Place::Dead => {
                 let (unfinished, max) = (self.unfinished(), self.settings.max_jobs);
                 if unfinished >= max {
-                    let context = format!("the memory store holds {unfinished} jobs, of at most {max}: {id} stays dead");
+                    let context = format!(
+                        "the memory store holds {unfinished} jobs, of at most {max}: {id} stays dead"
+                    );
                     return Err(Error::new(ErrorKind::Full, context));
                 }
                 let Record { job, unique, attempts, lapses, .. } = &mut self.records[key];
                 if let Some(unique) = unique
-                    && !self.keys.claim_again(&job.kind, unique, Holder { id: job.id.clone(), key })
+                    && !matches!(unique.window, Window::For(_))
+                    && self.keys.holder(&job.kind, unique).is_some()
                 {
                     return Ok(false);
                 }

@@ -2,9 +2,12 @@
 //!
 //! Pure. Invariants:
 //!
-//! 1. A name has at most one holder; only the holder frees it.
-//! 2. A name taken for a period is freed by time alone, whatever becomes of its job.
+//! 1. A key that anybody holds is taken by no new job.
+//! 2. A key is free again only when all who hold it have let go: a job that has to wait once more joins
+//!    whoever took its key meanwhile.
+//! 3. Who holds a key for a period lets go of it by time alone, whatever becomes of the job.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
@@ -16,16 +19,25 @@ use crate::job::{JobId, Kind};
 /// The keys that are taken.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    held: HashMap<Name, Holder>,
+    held: HashMap<Name, Held>,
     /// Those taken for a period, by when it ends; the number tells apart what ends at the same instant.
-    periods: BTreeMap<(Instant, u64), Name>,
+    periods: BTreeMap<(Instant, u64), (Name, JobId)>,
     numbers: u64,
 }
 
 /// Two kinds never clash.
 type Name = (Kind, UniqueKey);
 
-/// The job that holds a key; it may be finished, for a key taken for a period.
+/// Who holds a key.
+#[derive(Debug)]
+struct Held {
+    first: Holder,
+    /// Jobs that wait once more while the first holds their key. Hardly ever any, and an empty vector has
+    /// no allocation.
+    joined: Vec<Holder>,
+}
+
+/// A job that holds a key; it may be finished, if it holds it for a period.
 #[derive(Clone, Debug)]
 pub(super) struct Holder {
     pub(super) id: JobId,
@@ -34,9 +46,9 @@ pub(super) struct Holder {
 }
 
 impl Keys {
-    /// Who holds the key.
+    /// Who holds the key, and stands for others that would.
     pub(super) fn holder(&self, kind: &Kind, unique: &Unique) -> Option<&Holder> {
-        self.held.get(&name(kind, unique))
+        self.held.get(&name(kind, unique)).map(|held| &held.first)
     }
 
     /// How many are taken for a period: these may outlive their jobs, so they have a bound of their own.
@@ -52,45 +64,60 @@ impl Keys {
                 return;
             }
             self.numbers += 1;
-            self.periods.insert((later(now, period), self.numbers), name.clone());
+            self.periods.insert((later(now, period), self.numbers), (name.clone(), holder.id.clone()));
         }
-        self.held.insert(name, holder);
+        self.held.insert(name, Held { first: holder, joined: Vec::new() });
     }
 
-    /// Takes the key once more for a job that waits again, and says whether that has it now: another may
-    /// have taken it meanwhile. A period is never begun anew, so it is no hindrance either.
-    pub(super) fn claim_again(&mut self, kind: &Kind, unique: &Unique, holder: Holder) -> bool {
-        if matches!(unique.window, Window::For(_)) {
-            return true;
-        }
-        let id = holder.id.clone();
-        self.held.entry(name(kind, unique)).or_insert(holder).id == id
-    }
-
-    /// Frees the key if the job `id` holds it, and not for a period.
-    pub(super) fn free(&mut self, kind: &Kind, unique: &Unique, id: &JobId) {
+    /// For a job that waits once more: it takes its key, or joins who has taken it meanwhile. A period is
+    /// never begun anew.
+    pub(super) fn claim_again(&mut self, kind: &Kind, unique: &Unique, holder: Holder) {
         if matches!(unique.window, Window::For(_)) {
             return;
         }
-        let name = name(kind, unique);
-        if self.held.get(&name).is_some_and(|holder| holder.id == *id) {
-            self.held.remove(&name);
-            self.shrink();
+        match self.held.entry(name(kind, unique)) {
+            Entry::Vacant(free) => _ = free.insert(Held { first: holder, joined: Vec::new() }),
+            Entry::Occupied(mut held) if !held.get().is_held_by(&holder.id) => {
+                held.get_mut().joined.push(holder)
+            }
+            Entry::Occupied(_) => {}
         }
     }
 
-    /// Frees the keys whose period has ended.
+    /// Lets go of the key for the job `id`, unless it holds it for a period.
+    pub(super) fn free(&mut self, kind: &Kind, unique: &Unique, id: &JobId) {
+        if !matches!(unique.window, Window::For(_)) {
+            self.let_go(name(kind, unique), id);
+        }
+    }
+
+    /// Lets go of the keys whose period has ended.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(ended) = self.periods.first_entry().filter(|first| first.key().0 <= now) {
-            self.held.remove(&ended.remove());
-            self.shrink();
+            let (name, id) = ended.remove();
+            self.let_go(name, &id);
         }
     }
 
-    fn shrink(&mut self) {
-        if self.held.is_empty() && self.held.capacity() > KEPT_CAPACITY {
-            self.held = HashMap::new(); // give a burst's memory back (P2)
+    fn let_go(&mut self, name: Name, id: &JobId) {
+        let Entry::Occupied(mut entry) = self.held.entry(name) else { return };
+        let held = entry.get_mut();
+        if held.first.id != *id {
+            held.joined.retain(|holder| holder.id != *id);
+        } else if held.joined.is_empty() {
+            entry.remove();
+            if self.held.is_empty() && self.held.capacity() > KEPT_CAPACITY {
+                self.held = HashMap::new(); // give a burst's memory back (P2)
+            }
+        } else {
+            held.first = held.joined.remove(0);
         }
+    }
+}
+
+impl Held {
+    fn is_held_by(&self, id: &JobId) -> bool {
+        self.first.id == *id || self.joined.iter().any(|holder| holder.id == *id)
     }
 }
 
@@ -100,8 +127,12 @@ fn name(kind: &Kind, unique: &Unique) -> Name {
 
 #[cfg(test)]
 impl Keys {
-    /// Who holds which key.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Kind, &UniqueKey, &Holder)> {
-        self.held.iter().map(|((kind, key), holder)| (kind, key, holder))
+    /// Who holds which key, and whether for a period.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Kind, &UniqueKey, &Holder, bool)> {
+        self.held.iter().flat_map(move |(name, held)| {
+            let period = move |id: &JobId| self.periods.values().any(|(other, of)| other == name && of == id);
+            let holders = std::iter::once(&held.first).chain(&held.joined);
+            holders.map(move |holder| (&name.0, &name.1, holder, period(&holder.id)))
+        })
     }
 }
