@@ -169,6 +169,11 @@ impl<T: Clone> LeaseTable<T> {
         live().filter(|(_, entry)| now >= entry.lease.renewable_at()).map(|(place, entry)| (place, entry.tag)).collect()
     }
 
+    /// The shortest TTL of those that are not lost: what bounds the patience with an answer.
+    pub fn shortest_ttl(&self) -> Option<Duration> {
+        self.entries().filter(|(_, entry)| !entry.lost).map(|(_, entry)| entry.lease.ttl).min()
+    }
+
     /// Applies the answer to a renewal that was sent at `sent_at`. Returns the owner when it has to be told:
     /// the lease is lost, or a cancellation was asked for.
     pub fn renewed(&mut self, place: usize, tag: Tag, sent_at: Instant, answer: Renewal) -> Option<T> {

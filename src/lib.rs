@@ -94,3 +94,8 @@ pub use worker::{
     ConnectionState, Dispatcher, ReconnectPolicy, Report, State, Stats, StopCause, UnknownKind, Worker, WorkerBuilder,
     WorkerHandle,
 };
+
+/// The README's examples, compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
+use crate::context::CancelReason;
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::retry::{backoff, less_jitter, splitmix, unit_random};
@@ -19,6 +20,7 @@ use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
 use crate::worker::run::Loop;
 use crate::worker::slots::{Permit, Slots};
+use crate::worker::verdict::ON_REQUEST;
 
 /// How long a delivery of a kind that is at its cap stays away, if the source can't filter by kind.
 const CAPPED_WAIT: Duration = Duration::from_secs(1);
@@ -117,6 +119,7 @@ impl Loop {
         fetcher.draws = splitmix(fetcher.draws);
         self.limits.queues.order(fetcher.draws, &mut request.queues);
         self.caps.quotas(&mut request.quotas);
+        fetcher.not_before = None;
         if fetcher.stop.is_cancelled() {
             fetcher.stop = CancellationToken::new();
         }
@@ -132,8 +135,9 @@ impl Loop {
                 self.telemetry.fetches.increment(1);
                 self.telemetry.deliveries.increment(deliveries.len() as u64);
                 self.stats.fetched += deliveries.len() as u64;
-                self.fetcher.failures = 0;
-                self.fetcher.not_before = None;
+                if std::mem::take(&mut self.fetcher.failures) > 0 {
+                    tracing::info!("fetching works again");
+                }
                 self.take_in(deliveries, &mut permits);
             }
             Err(error) => self.fetch_failed(error),
@@ -158,6 +162,7 @@ impl Loop {
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.fetcher.failures);
         let wait =
             less_jitter(whole, policy.jitter, unit_random((self.limits.seed, "fetch", self.fetcher.failures)));
+        // Of a lost connection the reconnecting source has its own line.
         if !error.is_disconnect() && self.fetcher.failures == 1 {
             tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
         }
@@ -237,10 +242,32 @@ impl Loop {
         }
         let wall = SystemTime::now();
         while let Some(&place) = self.ready.front() {
+            if self.was_cancelled(place) {
+                self.ready.pop_front();
+                continue;
+            }
             let Some(slot) = self.control.running.take() else { return };
             self.ready.pop_front();
             self.start(place, slot, now, wall);
         }
+    }
+
+    /// A lease may have been lost, or a cancellation asked for, while a delivery waited for its slot: then it
+    /// is not started at all.
+    fn was_cancelled(&mut self, place: usize) -> bool {
+        let Some(flight) = self.flights.get(place) else { return true };
+        let delivery = &flight.run.delivery;
+        let settled = match flight.run.cancel_reason() {
+            None => return false,
+            Some(CancelReason::LeaseLost) => None,
+            Some(_) => Some(Settled::new(delivery.tag, Settlement::Reject).because(ON_REQUEST)),
+        };
+        self.caps.put_back(&delivery.job.kind);
+        match settled {
+            None => self.give_up(place),
+            Some(settled) => self.conclude(place, settled),
+        }
+        true
     }
 
     fn start(&mut self, place: usize, slot: Permit, now: Instant, wall: SystemTime) {
@@ -252,13 +279,11 @@ impl Loop {
             flight.kind.telemetry.latency_seconds.record(seconds(waited));
         }
         let deadline = run.set_deadline(now);
-        // A lease may have been lost, or a cancellation asked for, while it waited for its slot.
-        let look = if run.cancel_reason().is_some() { Some(now) } else { deadline };
         flight.stage = Stage::Running { _slot: slot, ending: None };
         let attempt = Attempt { place, run, completions: self.completions.clone() };
         handler.spawn(attempt, &mut self.tasks, &self.jobs);
         self.stats.started += 1;
-        if let Some(at) = look {
+        if let Some(at) = deadline {
             self.flights.sweep_by(at);
         }
     }

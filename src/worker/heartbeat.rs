@@ -5,6 +5,7 @@
 //! while all is well: nothing less important may stand before a renewal.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ pub(crate) struct Heartbeat {
     /// Tells the loop that a run was cancelled.
     pub(crate) cancelled: Arc<Bell>,
     pub(crate) telemetry: Telemetry,
+    /// Whether the last renewal failed: what is logged is the change.
+    pub(crate) failing: AtomicBool,
 }
 
 impl Heartbeat {
@@ -83,9 +86,13 @@ impl Heartbeat {
             Err(error) => return self.renewal_failed(&error),
         };
         let sent_at = Instant::now();
-        match renew.within(renew.call_timeout(), session.live.renew(&tags)).await {
+        let limit = self.leases.patience().map_or(renew.call_timeout(), |limit| limit.min(renew.call_timeout()));
+        match renew.within(limit, session.live.renew(&tags)).await {
             Ok(answers) => {
                 renew.succeeded(&session);
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("leases are renewed again");
+                }
                 self.telemetry.renewals.increment(answers.len() as u64);
                 let answers: Vec<_> =
                     due.iter().zip(answers).map(|((place, tag), answer)| (*place, *tag, answer)).collect();
@@ -106,7 +113,9 @@ impl Heartbeat {
 
     fn renewal_failed(&self, error: &Error) -> bool {
         self.telemetry.renewal_failures.increment(1);
-        tracing::warn!(error = %Chain(error), "leases could not be renewed");
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = %Chain(error), "leases could not be renewed, trying on until trust in them ends");
+        }
         false
     }
 

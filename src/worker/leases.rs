@@ -8,6 +8,8 @@
 //!    looked at sooner sees that note under the same lock, and wakes it. No wake-up is lost, and a busy
 //!    worker with leases of one length wakes it once for a whole stretch of jobs.
 
+use std::time::Duration;
+
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -127,6 +129,11 @@ impl<T: Clone> Leases<T> {
         let loss = state.table.next_loss();
         state.waits_for = Some(loss.map_or(WaitsFor::Entry, WaitsFor::Loss));
         loss
+    }
+
+    /// How long an answer to a renewal may take: a third of the shortest TTL leaves time for one more try.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        lock(&self.state).table.shortest_ttl().map(|ttl| ttl / 3)
     }
 
     /// Applies the answers to renewals that were sent at `sent_at`; returns whom to tell what.

@@ -136,7 +136,8 @@ impl Loop {
             if self.is_over(fetching.is_some(), now) {
                 break;
             }
-            if settling.is_none() && self.unsettled.is_due(now) {
+            let more_to_settle = settling.is_none() && self.unsettled.is_due(now);
+            if more_to_settle || self.flights.next_sweep().is_some_and(|at| at <= now) {
                 continue;
             }
             self.set_timer(&mut timer, now);
@@ -355,7 +356,7 @@ impl Loop {
         let fetch = if self.phase == Phase::Running { self.fetcher.not_before() } else { None };
         let (sweep, settle) = (self.flights.next_sweep(), self.unsettled.not_before());
         let times = [sweep, settle, fetch, self.stopping.next(now), self.hot_until];
-        let next = times.into_iter().flatten().min();
+        let next = times.into_iter().flatten().filter(|at| *at > now).min();
         // One that rings too early costs a look; resetting it each time would cost more.
         if let Some(next) = next.filter(|next| *next < timer.deadline()) {
             timer.as_mut().reset(next);

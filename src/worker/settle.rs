@@ -13,6 +13,7 @@ use crate::retry::{backoff, less_jitter, unit_random};
 use crate::source::{Settled, Settlement, Source, Stale};
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::reconnect::{ReconnectPolicy, Reconnecting};
+use crate::worker::report::StopCause;
 use crate::worker::run::Loop;
 
 /// The most settlements that one call carries: keeps one exchange short whatever the bound is.
@@ -32,12 +33,15 @@ pub(crate) struct Unsettled {
 pub(crate) struct Batch {
     pub(crate) places: Vec<usize>,
     pub(crate) settled: Vec<Settled>,
+    /// No session can be had any more, for a reason that waiting does not mend.
+    pub(crate) no_session: bool,
 }
 
 impl Batch {
     pub(crate) fn clear(&mut self) {
         self.places.clear();
         self.settled.clear();
+        self.no_session = false;
     }
 }
 
@@ -62,6 +66,7 @@ impl Unsettled {
         if !self.is_due(now) {
             return false;
         }
+        self.not_before = None;
         let size = if self.one_by_one > 0 { 1 } else { MAX_BATCH };
         places.extend(self.waiting.drain(..size.min(self.waiting.len())));
         self.one_by_one = self.one_by_one.saturating_sub(1);
@@ -91,9 +96,15 @@ impl Unsettled {
 }
 
 /// Sends a batch through the live session. Returns the batch with the answer.
-pub(crate) async fn settle(source: &Reconnecting<dyn Source>, batch: Batch) -> (Batch, Result<Stale, Error>) {
+pub(crate) async fn settle(source: &Reconnecting<dyn Source>, mut batch: Batch) -> (Batch, Result<Stale, Error>) {
+    let session = match source.session().await {
+        Ok(session) => session,
+        Err(error) => {
+            batch.no_session = true;
+            return (batch, Err(error));
+        }
+    };
     let answer = async {
-        let session = source.session().await?;
         let answer = source.within(source.call_timeout(), session.live.settle(&batch.settled)).await;
         match &answer {
             Ok(_) => source.succeeded(&session),
@@ -153,6 +164,9 @@ impl Loop {
                 self.stats.settle_failures += 1;
                 self.telemetry.settle_failures.increment(1);
                 self.unsettled.failed(&batch, &error, &self.limits.reconnect, self.limits.seed, now);
+                if batch.no_session {
+                    self.cause.get_or_insert(StopCause::Failed(error));
+                }
             }
         }
         batch.clear();

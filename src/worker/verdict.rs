@@ -6,6 +6,9 @@ use crate::attempt::End;
 use crate::context::{CancelReason, Run};
 use crate::outcome::{Outcome, TimedOut};
 
+/// The reason of a job that was cancelled and did not finish all the same.
+pub(crate) const ON_REQUEST: &str = "cancelled on request";
+
 /// What the attempt comes to, given why it was told to stop, if it was. `None`: it is not ours to settle.
 pub(crate) fn verdict(run: &Run, end: End) -> Option<Outcome> {
     let reason = run.cancel_reason();
@@ -15,7 +18,7 @@ pub(crate) fn verdict(run: &Run, end: End) -> Option<Outcome> {
     let outcome = match (end, reason) {
         // What was finished is finished, told to stop or not.
         (End::Returned(Outcome::Done), _) => Outcome::Done,
-        (_, Some(CancelReason::Requested)) => Outcome::reject("cancelled on request"),
+        (_, Some(CancelReason::Requested)) => Outcome::reject(ON_REQUEST),
         (End::Returned(Outcome::Fail { .. }) | End::Aborted, Some(CancelReason::Shutdown)) => {
             Outcome::Snooze(Duration::ZERO)
         }

@@ -1,12 +1,12 @@
 //! A record of the log: every event with its fields and the (perhaps paused) time at which it was written.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
-use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
@@ -23,15 +23,26 @@ pub(crate) struct Line {
 /// The events of this thread, from [`Log::record`] until it is dropped.
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<Line>>>,
-    _guard: DefaultGuard,
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<Arc<Mutex<Vec<Line>>>>> = const { RefCell::new(None) };
 }
 
 impl Log {
     /// Records what this thread logs: all of it under a current-thread runtime with a shared dispatcher.
+    ///
+    /// There is one subscriber for all threads, and each has a record of its own: were subscribers set by
+    /// thread, a line first reached by a thread without one would stay switched off for all.
     pub(crate) fn record() -> Self {
+        static INSTALL: Once = Once::new();
+        INSTALL.call_once(|| {
+            let recorder = tracing_subscriber::registry().with(Recorder);
+            tracing::subscriber::set_global_default(recorder).expect("no other subscriber in this process");
+        });
         let lines = Arc::default();
-        let recorder = tracing_subscriber::registry().with(Recorder(Arc::clone(&lines)));
-        Self { lines, _guard: tracing::subscriber::set_default(recorder) }
+        RECORD.set(Some(Arc::clone(&lines)));
+        Self { lines }
     }
 
     /// The events so far.
@@ -46,10 +57,17 @@ impl Log {
     }
 }
 
-struct Recorder(Arc<Mutex<Vec<Line>>>);
+impl Drop for Log {
+    fn drop(&mut self) {
+        RECORD.set(None);
+    }
+}
+
+struct Recorder;
 
 impl<S: Subscriber> Layer<S> for Recorder {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(lines) = RECORD.with_borrow(Clone::clone) else { return };
         if !event.metadata().target().starts_with("tidegate") {
             return;
         }
@@ -58,7 +76,7 @@ impl<S: Subscriber> Layer<S> for Recorder {
         let Fields(mut fields) = fields;
         let message = fields.remove("message").unwrap_or_default();
         let line = Line { level: *event.metadata().level(), at: Instant::now(), message, fields };
-        self.0.lock().expect("nothing panics under this lock").push(line);
+        lines.lock().expect("nothing panics under this lock").push(line);
     }
 }
 

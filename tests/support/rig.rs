@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tidegate::{Context, IntoOutcome, Job, JobId, Kind, Registry, Report, Shutdown, Worker};
+use tidegate::{Context, IntoOutcome, Job, JobId, JobPhase, Kind, Registry, Report, Shutdown, Worker, WorkerHandle};
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::Instant;
 
 /// The kind of jobs of which a test needs only one.
 pub(crate) const KIND: &str = "work";
@@ -80,4 +81,18 @@ pub(crate) async fn during<T>(worker: Worker, scenario: impl Future<Output = T>)
         })
     };
     tokio::time::timeout(patience(), both).await.expect("the worker and the test end in time")
+}
+
+/// How far the job has got, if it is in flight.
+pub(crate) async fn phase_of(handle: &WorkerHandle, id: &str) -> Option<JobPhase> {
+    handle.jobs().await.iter().find(|view| view.id.as_str() == id).map(|view| view.phase)
+}
+
+/// Waits until the job has got so far; fails if it never does.
+pub(crate) async fn until_phase(handle: &WorkerHandle, id: &str, phase: JobPhase) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while phase_of(handle, id).await != Some(phase) {
+        assert!(Instant::now() < limit, "{id} never came into {phase:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }

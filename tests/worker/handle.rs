@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tidegate::worker::MAX_CONCURRENT_JOBS;
 use tidegate::{
-    CancelReason, Context, Intake, JobId, JobPhase, Outcome, Registry, Settlement, State, Stats, Worker, WorkerHandle,
+    CancelReason, Context, Intake, JobId, JobPhase, Outcome, Registry, Settlement, State, Stats, Worker,
 };
 
 use crate::support::{
     Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job, jobs, registry_of, under_both, until,
-    yield_often,
+    phase_of, until_phase, yield_often,
 };
 
 /// Jobs that wait at a gate, and who is inside.
@@ -33,10 +33,6 @@ fn assert_books_balance(stats: &Stats) {
     let Stats { fetched, done, retried, rejected, snoozed, released, lost, stale, in_flight, .. } = *stats;
     assert_eq!(fetched, done + retried + rejected + snoozed + released + lost + stale + in_flight, "{stats:?}");
     assert!(stats.running <= in_flight, "{stats:?}");
-}
-
-async fn phase_of(handle: &WorkerHandle, id: &str) -> Option<JobPhase> {
-    handle.jobs().await.iter().find(|view| view.id.as_str() == id).map(|view| view.phase)
 }
 
 under_both! {
@@ -215,16 +211,17 @@ under_both! {
     }
 
     async fn jobs_are_shown_with_how_far_they_have_got(dispatcher) {
-        let (run, settle) = (Gate::shut(), Gate::shut());
+        let (run, settle, reported) = (Gate::shut(), Gate::shut(), Gate::shut());
         let feed = Feed::new().with(jobs(3)).shared();
         let slow = SlowToSettle::at(&settle, feed.clone());
         let registry = registry_of({
-            let run = run.clone();
+            let (run, reported) = (run.clone(), reported.clone());
             move |context: Context| {
-                let run = run.clone();
+                let (run, reported) = (run.clone(), reported.clone());
                 async move {
                     context.progress(3, 10, "three of ten");
                     context.progress(4, None, "ä".repeat(200).as_str());
+                    reported.let_through(1);
                     run.pass().await;
                     context.cancelled().await;
                     run.pass().await;
@@ -241,13 +238,10 @@ under_both! {
         assert!(handle.jobs().await.is_empty(), "it has not begun");
         let (report, ()) = during(worker, async {
             until("all are held", || handle.stats().in_flight == 3 && handle.stats().running == 2).await;
-            until("one has reported", {
-                let handle = handle.clone();
-                move || {
-                    let views = futures_util::FutureExt::now_or_never(handle.jobs()).unwrap_or_default();
-                    views.iter().any(|view| view.id.as_str() == "0" && view.progress.is_some())
-                }
-            }).await;
+            until_phase(&handle, "0", JobPhase::Running).await;
+            until_phase(&handle, "1", JobPhase::Running).await;
+            reported.pass().await;
+            reported.pass().await;
             let views = handle.jobs().await;
             let first = views.iter().find(|view| view.id.as_str() == "0").expect("it is in flight");
             assert_eq!((first.phase, first.attempt, first.kind.as_str()), (JobPhase::Running, 1, "work"));
@@ -349,16 +343,6 @@ under_both! {
             tokio::time::timeout(crate::support::patience(), both).await.expect("it stops");
         assert_eq!((report.stats.done, feed.waiting().len()), (1, 1));
     }
-}
-
-async fn until_phase(handle: &WorkerHandle, id: &str, phase: JobPhase) {
-    for _ in 0..10_000 {
-        if phase_of(handle, id).await == Some(phase) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("{id} never came into {phase:?}");
 }
 
 #[test]

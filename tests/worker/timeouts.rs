@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidegate::{CancelReason, Context, Dispatcher, Intake, Job, KindOptions, Registry, Report, Settlement, Worker};
+use tidegate::{CancelReason, Context, Dispatcher, Intake, Job, JobPhase, KindOptions, Registry, Report, Settlement, Worker};
 use tokio::time::Instant;
 
 use crate::support::{
-    Feed, Gate, KIND, Leftovers, Recording, Told, during, job, registry_of, under_both, until,
+    Feed, KIND, Leftovers, Recording, Told, during, job, registry_of, under_both, until_phase,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -189,7 +189,6 @@ under_both! {
 /// A job that blocks its thread can't be aborted; it is named as stuck, and keeps its slot alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_blocks_its_thread_beyond_its_timeout_is_named_as_stuck() {
-    let gate = Gate::shut();
     let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
     let released = Mutex::new(released);
     let feed = Feed::new().with([job("blocks")]).shared();
@@ -207,18 +206,8 @@ async fn a_job_that_blocks_its_thread_beyond_its_timeout_is_named_as_stuck() {
         .expect("the settings make sense");
     let handle = worker.handle();
     let (report, ()) = during(worker, async {
-        until("it is called stuck", {
-            let handle = handle.clone();
-            let mut stuck = false;
-            move || {
-                let views = futures_util::FutureExt::now_or_never(handle.jobs());
-                stuck |= views.iter().flatten().any(|view| view.phase == tidegate::JobPhase::Stuck);
-                stuck
-            }
-        })
-        .await;
+        until_phase(&handle, "blocks", JobPhase::Stuck).await;
         drop(release);
-        gate.open();
         feed.drained().await;
     })
     .await;
