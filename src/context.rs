@@ -204,6 +204,11 @@ impl Run {
         self.started.load(Ordering::Relaxed)
     }
 
+    /// Whether it was started, and nobody told it to stop.
+    pub(crate) fn was_left_alone(&self) -> bool {
+        self.has_started() && self.cancel_reason().is_none()
+    }
+
     /// Tells the handler to stop. The first reason stands, except that a lost lease overrides any: it
     /// forbids the settlement.
     pub(crate) fn cancel(&self, reason: CancelReason) {

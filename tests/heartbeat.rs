@@ -187,25 +187,25 @@ fn both_threads_are_gone_when_run_returns() {
     }
 }
 
-/// Neither thread wakes while there is nothing to do.
+/// Neither thread does anything while there is nothing to do.
 #[test]
 fn an_idle_worker_costs_nothing() {
-    let server = Server::new(store(Duration::from_millis(300)));
+    let server = Server::new(Memory::new());
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let builder = worker(&server, lasting(&Tally::default())).dispatcher(Dispatcher::OwnThread).name("idle");
         let running = start(builder);
-        server.called(Verb::Fetch, 1).await;
-        // A first job, so that the heartbeat has had something to do.
+        // A first job, so that both have had something to do.
         push_lasting(server.memory(), 1, 0);
         server.memory().drained().await;
-        sleep(Duration::from_millis(400)).await; // until the lease of that would have been due
+        sleep(Duration::from_millis(100)).await;
         let look = || ["tidegate-idle", "tidegate-hb-idl"].map(left::effort);
         let before = look();
         sleep(Duration::from_millis(500)).await;
         for (thread, (before, after)) in before.into_iter().zip(look()).enumerate() {
             let (woke, ran) = (after.0 - before.0, after.1 - before.1);
-            assert!(woke <= 1, "thread {thread} woke {woke} times in half a second");
+            // A long timer is waited for in a few steps.
+            assert!(woke <= 3, "thread {thread} woke {woke} times in half a second");
             assert!(ran < Duration::from_millis(5), "thread {thread} ran for {ran:?} of half a second");
         }
         running.stop().await;
@@ -338,24 +338,27 @@ async fn a_connection_that_is_lost_and_healed_in_time_costs_no_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_somebody_else_has_is_noticed_with_the_next_renewal() {
-    let (server, tally) = (Server::new(store(Duration::from_secs(9))), Tally::default());
-    push(server.memory(), 1);
+    let (memory, tally) = (store(Duration::from_secs(9)), Tally::default());
+    push(&memory, 2);
+    let (renewer, intake) = Answers::beside(&memory);
     let (registry, told) = until_told(&tally);
-    let running = start(worker(&server, registry).max_concurrent_jobs(1));
+    let running = start(Worker::builder(intake, registry).dispatcher(Dispatcher::Shared));
     patiently(async {
-        tally.reaches(1).await;
+        tally.reaches(2).await;
         running.handle.quiet();
-        // Answers that somebody has the job, as after a long pause of this process.
-        let job = &server.memory().list(JobState::Leased, 1).await.expect("memory lists")[0].job.id.clone();
-        server.memory().cancel(job).await.expect("memory manages");
-        while running.handle.stats().in_flight > 0 {
+        renewer.says(SECOND, Renewal::Lost);
+        let asked = Instant::now();
+        while running.handle.stats().lost == 0 {
             sleep(Duration::from_millis(1)).await;
         }
+        assert!(asked.elapsed() <= Duration::from_millis(3005), "it took {:?}", asked.elapsed());
     })
     .await;
     let told = told.lock().expect("nothing panics under this lock").clone();
-    assert_eq!(told.len(), 1);
-    running.stop().await;
+    assert_eq!(told.iter().map(|(_, reason)| *reason).collect::<Vec<_>>(), [CancelReason::LeaseLost]);
+    let ended = running.stop().await;
+    assert_eq!((ended.report.stats.lost, ended.report.stats.done), (1, 1), "{}", ended.report);
+    assert_eq!(memory.counts().await.expect("memory counts").done, 1, "the lost one was not settled");
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,20 +401,32 @@ async fn a_cancel_request_comes_with_the_next_renewal() {
 /// A renewer that answers as it is told for the tags that it is told of.
 struct Answers {
     memory: Memory,
-    lost: std::sync::Mutex<Vec<Tag>>,
-    cancelled: std::sync::Mutex<Vec<Tag>>,
+    told: std::sync::Mutex<Vec<(Tag, Renewal)>>,
+}
+
+/// The tag of a store's second delivery: it counts from one, in the order of its deliveries.
+const SECOND: Tag = Tag { session: 0, key: 1, token: 2 };
+
+impl Answers {
+    /// One that keeps the leases of `memory`, and the intake of both.
+    fn beside(memory: &Memory) -> (Arc<Self>, Intake) {
+        let this = Arc::new(Self { memory: memory.clone(), told: Default::default() });
+        let intake = Intake::fixed(Arc::new(memory.clone())).renewed_by_fixed(this.clone());
+        (this, intake)
+    }
+
+    fn says(&self, tag: Tag, answer: Renewal) {
+        self.told.lock().expect("nothing panics under this lock").push((tag, answer));
+    }
 }
 
 #[async_trait]
 impl Renew for Answers {
     async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let mut answers = self.memory.renew(tags).await?;
-        for (tag, answer) in tags.iter().zip(&mut answers) {
-            if self.lost.lock().expect("nothing panics under this lock").contains(tag) {
-                *answer = Renewal::Lost;
-            }
-            if self.cancelled.lock().expect("nothing panics under this lock").contains(tag) {
-                *answer = Renewal::CancelRequested;
+        for (tag, told) in self.told.lock().expect("nothing panics under this lock").iter() {
+            if let Some(at) = tags.iter().position(|asked| asked == tag) {
+                answers[at] = *told;
             }
         }
         Ok(answers)
@@ -423,10 +438,7 @@ impl Renew for Answers {
 async fn while_it_waited(answer: Renewal) -> (Vec<(String, u32)>, Ended, Memory) {
     let (memory, tally) = (store(Duration::from_secs(9)), Tally::default());
     push(&memory, 2);
-    let server = Server::new(memory.clone());
-    let renewer = Answers { memory: memory.clone(), lost: Default::default(), cancelled: Default::default() };
-    let renewer = Arc::new(renewer);
-    let intake = Intake::fixed(Arc::new(memory.clone())).renewed_by_fixed(renewer.clone());
+    let (renewer, intake) = Answers::beside(&memory);
     let begun = tally.clone();
     let registry = Registry::new().handle_raw(KIND, move |context: Context| {
         begun.begins(&context);
@@ -440,19 +452,13 @@ async fn while_it_waited(answer: Renewal) -> (Vec<(String, u32)>, Ended, Memory)
             sleep(Duration::from_millis(1)).await;
         }
         running.handle.quiet();
-        // The store's tags count from one, in the order of its deliveries.
-        let second = Tag { session: 0, key: 1, token: 2 };
-        match answer {
-            Renewal::Lost => renewer.lost.lock().expect("nothing panics under this lock").push(second),
-            _ => renewer.cancelled.lock().expect("nothing panics under this lock").push(second),
-        }
+        renewer.says(SECOND, answer);
         while running.handle.stats().in_flight > 0 {
             sleep(Duration::from_millis(1)).await;
         }
     })
     .await;
     let ended = running.stop().await;
-    drop(server);
     (tally.begun(), ended, memory)
 }
 

@@ -5,18 +5,22 @@
 
 mod faults;
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use faults::jobs::{Gate, KIND, Tally, finish_elsewhere, push};
 use faults::left;
 use faults::log::{Log, duration};
 use faults::running::{Running, patiently};
 use faults::server::{Call, Fault, Server, Verb};
 use tidegate::{
-    ConnectionState, Context, Dispatcher, Error, ErrorKind, Inspect as _, Memory, ReconnectPolicy, Registry,
-    StopCause, Worker, WorkerBuilder,
+    ConnectionState, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Inspect as _, Intake, Memory,
+    ReconnectPolicy, Registry, Settled, Source, Stale, StopCause, Worker, WorkerBuilder,
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 /// 100 ms, doubled up to 2 s, of which chance takes off up to a half.
@@ -419,6 +423,35 @@ async fn a_server_that_is_busy_for_long_is_one_line_in_the_log() {
     let told = log.with(Level::INFO, "");
     assert!(told.len() <= 6, "{} lines: at most one for each call that fails, and one for each that is well again: {told:#?}", told.len());
     running.stop().await;
+}
+
+/// A store that hands out one job at a time, as a list that is popped does.
+struct OneByOne(Memory);
+
+#[async_trait]
+impl Source for OneByOne {
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        let one = FetchRequest::new(NonZeroUsize::MIN, wanted.wait);
+        self.0.fetch(&one, stop).await
+    }
+
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        self.0.settle(settled).await
+    }
+}
+
+/// A slot that is free is asked for, however fast the last answer was (P3).
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_at_once_is_followed_by_the_next_fetch() {
+    let (memory, tally) = (store(Duration::from_secs(3600)), Tally::default());
+    push(&memory, 20);
+    let intake = Intake::fixed(Arc::new(OneByOne(memory.clone()))).renewed_by_fixed(Arc::new(memory.clone()));
+    let registry = lasting(&tally, Duration::from_secs(60));
+    let running = start(Worker::builder(intake, registry).dispatcher(Dispatcher::Shared).max_concurrent_jobs(20));
+    patiently(sleep(Duration::from_secs(1))).await;
+    assert_eq!(tally.len(), 20, "slots stand idle beside jobs that wait");
+    patiently(memory.drained()).await;
+    assert_eq!(running.stop().await.report.stats.done, 20);
 }
 
 /// The loop sleeps through an outage, and through what comes after it.

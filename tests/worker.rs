@@ -3,13 +3,18 @@
 mod support;
 
 mod worker {
+    mod blocking;
     mod bound;
+    mod containment;
+    mod context;
     mod full;
     mod handle;
     mod kinds;
+    mod layers;
     mod leases;
     mod outcomes;
     mod prefetch;
+    mod scope;
     mod settling;
     mod timeouts;
 }

@@ -13,7 +13,7 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static ALIVE: AtomicU64 = AtomicU64::new(0);
 
 /// Counts what the system's allocator hands out.
-pub struct Counting;
+pub(crate) struct Counting;
 
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
@@ -30,50 +30,57 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// How many allocations there have been.
-pub fn allocations() -> u64 {
+pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
 
 /// How many bytes are allocated.
-pub fn alive_bytes() -> u64 {
+pub(crate) fn alive_bytes() -> u64 {
     ALIVE.load(Ordering::Relaxed)
 }
 
 /// The CPU time of this process, user and system, all threads, from `/proc/self/stat` (proc(5)): fields 14
 /// and 15, in hundredths of a second.
-pub fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
     Duration::from_millis(ticks * 10)
 }
 
+/// Resident memory in KiB, from `/proc/self/status` (proc(5)).
+pub(crate) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}
+
 /// The middle one.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// A table for a person.
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
     title: String,
 }
 
 impl Table {
     /// With these columns.
-    pub fn new(title: &str, columns: &[&str]) -> Self {
+    pub(crate) fn new(title: &str, columns: &[&str]) -> Self {
         Self { rows: vec![columns.iter().map(|column| (*column).to_owned()).collect()], title: title.to_owned() }
     }
 
     /// One more row.
-    pub fn row(&mut self, cells: &[String]) {
+    pub(crate) fn row(&mut self, cells: &[String]) {
         self.rows.push(cells.to_vec());
     }
 
     /// To standard output.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         println!("\n{}", self.title);
         let widths: Vec<usize> = (0..self.rows[0].len())
             .map(|column| self.rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
@@ -126,6 +133,6 @@ impl metrics::HistogramFn for Buckets {
 }
 
 /// Metrics on, for all that follows.
-pub fn install_recorder() {
+pub(crate) fn install_recorder() {
     metrics::set_global_recorder(Real(Registry::new(AtomicStorage))).expect("none is installed yet");
 }

@@ -18,7 +18,7 @@ use crate::worker::config::{KnownKind, UnknownKind};
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
-use crate::worker::run::Loop;
+use crate::worker::run::{Loop, settlement};
 use crate::worker::slots::{Permit, Slots};
 use crate::worker::verdict::ON_REQUEST;
 
@@ -208,10 +208,7 @@ impl Loop {
             return Some(match self.limits.unknown_kind {
                 UnknownKind::Reject => settled(Settlement::Reject).because(&reason),
                 UnknownKind::Release => settled(Settlement::Release { after: UNKNOWN_WAIT }),
-                UnknownKind::Retry => {
-                    let outcome = Outcome::fail(reason.clone());
-                    settled(self.retry_rule(delivery, kind, &outcome)).because(&reason)
-                }
+                UnknownKind::Retry => settlement(delivery, kind, &Outcome::fail(reason), self.limits.seed),
             });
         }
         if job.payload.len() > self.limits.max_payload_bytes {

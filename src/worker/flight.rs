@@ -150,6 +150,7 @@ impl Flight {
             let deadline = self.run.deadline();
             if deadline.is_some_and(|deadline| deadline <= now) && self.run.cancel_reason().is_none() {
                 swept.timed_out += 1;
+                self.kind.telemetry.timeouts.increment(1);
                 self.run.cancel(CancelReason::Timeout);
             }
             if self.run.cancel_reason().is_none() {

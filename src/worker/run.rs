@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::attempt::{Completions, End, Finished};
 use crate::context::{CancelReason, Run};
+use crate::job::Job;
 use crate::lease::Trust;
 use crate::limit::KindCaps;
 use crate::outcome::Outcome;
@@ -197,59 +198,34 @@ impl Loop {
 
     /// An attempt has ended: what is the source to be told?
     fn ended(&mut self, place: usize, end: End, run_time: Duration) {
-        let Some(flight) = self.flights.get(place) else { return };
-        let (run, kind) = (flight.run.clone(), flight.kind.clone());
+        let Some(flight) = self.flights.get_mut(place) else { return };
+        let (delivery, kind) = (&flight.run.delivery, &flight.kind);
         kind.telemetry.run_seconds.record(seconds(run_time));
+        if self.caps.put_back(&delivery.job.kind) {
+            self.fetcher.interrupt();
+        }
         match &end {
             End::Panicked(panic) => {
                 self.stats.panicked += 1;
                 kind.telemetry.panics.increment(1);
-                let job = &run.delivery.job;
-                tracing::error!(id = %job.id, kind = %job.kind, attempt = run.delivery.attempt, %panic, "job panicked");
+                let Job { id, kind, .. } = &*delivery.job;
+                tracing::error!(%id, %kind, attempt = delivery.attempt, %panic, "job panicked");
             }
             End::Dropped => {
                 // No job can run there any more.
                 tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
                 self.control.stop.escalate(Phase::Abort);
             }
-            End::Aborted if run.cancel_reason() == Some(CancelReason::Timeout) => kind.telemetry.timeouts.increment(1),
-            _ => {}
+            End::Returned(_) | End::Aborted => {}
         }
-        if self.caps.put_back(&run.delivery.job.kind) {
-            self.fetcher.interrupt();
+        let Some(outcome) = verdict(&flight.run, end) else { return self.give_up(place) };
+        let settled = settlement(delivery, kind, &outcome, self.limits.seed);
+        if is_failure(&outcome) {
+            self.stats.failed += 1;
+            log_failure(delivery, &settled);
         }
-        match verdict(&run, end) {
-            None => self.give_up(place),
-            Some(outcome) => {
-                let settlement = self.retry_rule(&run.delivery, &kind, &outcome);
-                let mut settled = Settled::new(run.delivery.tag, settlement);
-                if let Some(reason) = outcome.reason() {
-                    settled = settled.because(&reason);
-                    self.log_failure(&run.delivery, &settled, &reason);
-                }
-                self.conclude(place, settled);
-            }
-        }
-    }
-
-    /// The policy's word on an outcome.
-    pub(crate) fn retry_rule(&self, delivery: &Delivery, kind: &KnownKind, outcome: &Outcome) -> Settlement {
-        let age = match outcome {
-            Outcome::Fail { .. } => delivery.job.enqueued_at.elapsed().unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        kind.retry.settle(&delivery.job, delivery.attempt, age, outcome, self.limits.seed)
-    }
-
-    fn log_failure(&mut self, delivery: &Delivery, settled: &Settled, reason: &str) {
-        self.stats.failed += 1;
-        let (job, attempt) = (&delivery.job, delivery.attempt);
-        match settled.settlement {
-            Settlement::Retry { after } => {
-                tracing::warn!(id = %job.id, kind = %job.kind, attempt, reason, ?after, "job failed, will be retried");
-            }
-            _ => tracing::error!(id = %job.id, kind = %job.kind, attempt, reason, "job failed for good"),
-        }
+        flight.stage = Stage::Settling(settled);
+        self.unsettled.push(place);
     }
 
     /// The source is to be told this of the delivery in `place`. Frees its slot; its permit stays taken.
@@ -392,5 +368,34 @@ impl Loop {
             held,
             stopping_took: self.stopping.took(now),
         }
+    }
+}
+
+/// What the source is told of `outcome`, by the policy of its kind.
+pub(crate) fn settlement(delivery: &Delivery, kind: &KnownKind, outcome: &Outcome, seed: u64) -> Settled {
+    let age = match outcome {
+        Outcome::Fail { .. } => delivery.job.enqueued_at.elapsed().unwrap_or_default(),
+        _ => Duration::ZERO,
+    };
+    let settlement = kind.retry.settle(&delivery.job, delivery.attempt, age, outcome, seed);
+    let settled = Settled::new(delivery.tag, settlement);
+    match outcome.reason() {
+        None => settled,
+        Some(reason) => settled.because(&reason),
+    }
+}
+
+fn is_failure(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Fail { .. } | Outcome::Reject(_))
+}
+
+fn log_failure(delivery: &Delivery, settled: &Settled) {
+    let (job, attempt) = (&delivery.job, delivery.attempt);
+    let reason = settled.reason.as_deref().unwrap_or_default();
+    match settled.settlement {
+        Settlement::Retry { after } => {
+            tracing::warn!(id = %job.id, kind = %job.kind, attempt, reason, ?after, "job failed, will be retried");
+        }
+        _ => tracing::error!(id = %job.id, kind = %job.kind, attempt, reason, "job failed for good"),
     }
 }

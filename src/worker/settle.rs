@@ -187,8 +187,8 @@ impl Loop {
             Settlement::Ack => (&mut self.stats.done, &outcomes.done),
             Settlement::Retry { .. } => (&mut self.stats.retried, &outcomes.retried),
             Settlement::Reject => (&mut self.stats.rejected, &outcomes.rejected),
-            Settlement::Release { after } if after.is_zero() => (&mut self.stats.released, &outcomes.released),
-            Settlement::Release { .. } => (&mut self.stats.snoozed, &outcomes.snoozed),
+            Settlement::Release { .. } if flight.run.was_left_alone() => (&mut self.stats.snoozed, &outcomes.snoozed),
+            Settlement::Release { .. } => (&mut self.stats.released, &outcomes.released),
         };
         *count += 1;
         counter.increment(1);

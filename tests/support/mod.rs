@@ -37,7 +37,19 @@ pub(crate) use wrappers::{Answer, Flaky, Forgetful, Hanging, Renewer, SlowToSett
 
 /// Runs each test under both dispatchers: `shared` on a paused clock, `own_thread` on real threads.
 macro_rules! under_both {
-    ($($(#[$meta:meta])* async fn $name:ident($dispatcher:ident) $body:block)*) => {$(
+    ($($tests:tt)*) => { $crate::support::each_under_both! { start_paused = true; $($tests)* } };
+}
+pub(crate) use under_both;
+
+/// The same without pausing any clock, for handlers that block: the paused clock of one runtime jumps ahead
+/// while another one's threads are busy.
+macro_rules! under_both_in_real_time {
+    ($($tests:tt)*) => { $crate::support::each_under_both! { start_paused = false; $($tests)* } };
+}
+pub(crate) use under_both_in_real_time;
+
+macro_rules! each_under_both {
+    (start_paused = $paused:literal; $($(#[$meta:meta])* async fn $name:ident($dispatcher:ident) $body:block)*) => {$(
         mod $name {
             #[allow(unused_imports, reason = "a test may need nothing of its module")]
             use super::*;
@@ -45,7 +57,7 @@ macro_rules! under_both {
             async fn body($dispatcher: tidegate::Dispatcher) $body
 
             $(#[$meta])*
-            #[tokio::test(start_paused = true)]
+            #[tokio::test(start_paused = $paused)]
             async fn shared() {
                 body(tidegate::Dispatcher::Shared).await;
             }
@@ -58,4 +70,4 @@ macro_rules! under_both {
         }
     )*};
 }
-pub(crate) use under_both;
+pub(crate) use each_under_both;

@@ -32,17 +32,14 @@ impl Store {
     /// Takes what is wanted from one line, or from all.
     fn fetch_from(&mut self, line: Option<usize>, haul: &mut Haul<'_>) {
         while haul.room() > 0 {
-            let Some(best) = self.ready.best(line, |kind| haul.quotas.left(kind) > 0) else { return };
-            let room = haul.room().min(haul.quotas.left(self.ready.kind(best.lane)));
-            for _ in 0..room {
-                let Some((key, more)) = self.ready.pop(best.lane, best.rival) else { break };
+            let Some((run, kind)) = self.ready.best(line, |kind| haul.quotas.left(kind) > 0) else { return };
+            for _ in 0..haul.room().min(haul.quotas.left(kind)) {
+                let Some(key) = self.ready.next(&run) else { break };
                 let delivery = self.hand_over(key, haul.sent_at);
                 haul.quotas.count(&delivery.job.kind);
                 haul.taken.push(delivery);
-                if !more {
-                    break;
-                }
             }
+            self.ready.finish(run);
         }
     }
 

@@ -3,8 +3,10 @@
 //! Pure. Invariants:
 //!
 //! 1. A lane is sorted by `order`; a job that was handed back goes to its old place.
-//! 2. A line's `busy` holds exactly its lanes that are not empty.
-//! 3. Choosing looks at the heads of lanes and never at the jobs behind them.
+//! 2. The heads of all lanes that are not empty, and no others, stand in `heads` and in that of their line,
+//!    the best first. Only a [`Run`] may be behind with it, until it is finished.
+//! 3. Choosing looks at heads and never at the jobs behind them, and passes over only such kinds as are not
+//!    wanted.
 //! 4. At most [`SPARE_LANES`] empty lanes are kept, so that a queue which is drained and refilled for each
 //!    job costs no allocation; the rest go as they become empty (P2).
 
@@ -24,16 +26,20 @@ const SPARE_LANES: usize = 64;
 pub(super) struct Lanes {
     lanes: Slab<Lane>,
     by_name: HashMap<Name, usize>,
-    lines: Slab<Line>,
-    by_queue: HashMap<Queue, usize>,
     /// The lane that was last asked for by name; perhaps gone, or another by now. Jobs come in runs of one
     /// kind, and two names are compared sooner than hashed.
     last: usize,
+    lines: Slab<Line>,
+    by_queue: HashMap<Queue, usize>,
+    heads: Heads,
     /// How many lanes are empty.
     spare: usize,
     /// How many jobs are ready.
     len: usize,
 }
+
+/// The first jobs of lanes, the best first: greatest priority, then lowest order; then which lane.
+type Heads = BTreeSet<(Reverse<i16>, u64, usize)>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name {
@@ -53,21 +59,19 @@ struct Lane {
 /// The lanes of one queue.
 #[derive(Debug, Default)]
 struct Line {
-    /// Those with jobs in them, the greatest priority first.
-    busy: BTreeSet<(Reverse<i16>, usize)>,
+    heads: Heads,
     /// How many there are in all.
     lanes: usize,
 }
 
-/// Where the next job is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Choice {
-    pub(super) lane: usize,
-    priority: i16,
-    order: u64,
-    /// Jobs of this lane are the next ones as long as their order is below this: there the head of another
-    /// lane of the same priority comes in between.
-    pub(super) rival: u64,
+/// Jobs of one lane that are the best one after the other. Must be finished with [`Lanes::finish`].
+#[derive(Debug)]
+pub(super) struct Run {
+    lane: usize,
+    /// The order of the lane's head when the run began.
+    head: u64,
+    /// Here the head of another lane of the same priority comes in between.
+    rival: u64,
 }
 
 impl Lanes {
@@ -91,11 +95,8 @@ impl Lanes {
         key: usize,
     ) -> usize {
         let lane = self.lane(queue, kind, priority);
-        let Lane { line, waiting, .. } = &mut self.lanes[lane];
-        if waiting.is_empty() {
-            self.lines[*line].busy.insert((Reverse(priority), lane));
-            self.spare -= 1;
-        }
+        let waiting = &mut self.lanes[lane].waiting;
+        let head = waiting.front().map(|(order, _)| *order);
         if waiting.back().is_none_or(|(last, _)| *last < order) {
             waiting.push_back((order, key));
         } else {
@@ -103,72 +104,44 @@ impl Lanes {
             waiting.insert(at, (order, key));
         }
         self.len += 1;
+        self.spare -= usize::from(head.is_none());
+        self.update_head(lane, head);
         lane
     }
 
     /// Takes out the job that was put in `lane` with `order`.
     pub(super) fn remove(&mut self, lane: usize, order: u64) {
         let waiting = &mut self.lanes[lane].waiting;
+        let head = waiting.front().map(|(order, _)| *order);
         if let Ok(at) = waiting.binary_search_by_key(&order, |(order, _)| *order) {
             waiting.remove(at);
             self.len -= 1;
-            if waiting.is_empty() {
-                self.retire(lane);
-            }
+            self.update_head(lane, head);
         }
     }
 
-    /// The best job of `line`, or of all lines, among the kinds of which `wants` says that one more may be
-    /// taken: the greatest priority, then the lowest order.
-    pub(super) fn best(&self, line: Option<usize>, wants: impl Fn(&Kind) -> bool) -> Option<Choice> {
-        let mut best = None;
-        match line {
-            Some(line) => self.improve(&self.lines[line], &wants, &mut best),
-            None => self.lines.iter().for_each(|(_, line)| self.improve(line, &wants, &mut best)),
-        }
-        best
+    /// The best jobs of `line`, or of all lines, among the kinds that are wanted; with their kind.
+    pub(super) fn best(&self, line: Option<usize>, wants: impl Fn(&Kind) -> bool) -> Option<(Run, &Kind)> {
+        let heads = line.map_or(&self.heads, |line| &self.lines[line].heads);
+        let kind = |lane: usize| &self.lanes[lane].name.kind;
+        let mut wanted = heads.iter().filter(|(.., lane)| wants(kind(*lane)));
+        let &(priority, head, lane) = wanted.next()?;
+        let rival = wanted.next().filter(|(other, ..)| *other == priority);
+        Some((Run { lane, head, rival: rival.map_or(u64::MAX, |(_, order, _)| *order) }, kind(lane)))
     }
 
-    fn improve(&self, line: &Line, wants: &impl Fn(&Kind) -> bool, best: &mut Option<Choice>) {
-        for &(Reverse(priority), lane) in &line.busy {
-            if best.is_some_and(|best| priority < best.priority) {
-                break;
-            }
-            let Lane { name, waiting, .. } = &self.lanes[lane];
-            let Some(&(order, _)) = waiting.front().filter(|_| wants(&name.kind)) else { continue };
-            match best {
-                Some(best) if priority == best.priority && order > best.order => {
-                    best.rival = best.rival.min(order);
-                }
-                _ => {
-                    let beaten = best.filter(|best| best.priority == priority);
-                    let rival = beaten.map_or(u64::MAX, |best| best.order);
-                    *best = Some(Choice { lane, priority, order, rival });
-                }
-            }
-        }
-    }
-
-    /// The kind of a lane's jobs.
-    pub(super) fn kind(&self, lane: usize) -> &Kind {
-        &self.lanes[lane].name.kind
-    }
-
-    /// Takes the next job out of a lane, and says whether one with an order below `rival` comes after it.
-    ///
-    /// If none does, the lane may be gone.
-    pub(super) fn pop(&mut self, lane: usize, rival: u64) -> Option<(usize, bool)> {
-        let waiting = &mut self.lanes[lane].waiting;
-        let (_, key) = waiting.pop_front()?;
+    /// Takes out the next job of a run.
+    pub(super) fn next(&mut self, run: &Run) -> Option<usize> {
+        let waiting = &mut self.lanes[run.lane].waiting;
+        let (_, key) = *waiting.front().filter(|(order, _)| *order < run.rival)?;
+        waiting.pop_front();
         self.len -= 1;
-        let more = match waiting.front() {
-            Some((order, _)) => *order < rival,
-            None => {
-                self.retire(lane);
-                false
-            }
-        };
-        Some((key, more))
+        Some(key)
+    }
+
+    /// Ends a run, in which at least one job was taken out.
+    pub(super) fn finish(&mut self, run: Run) {
+        self.update_head(run.lane, Some(run.head));
     }
 
     /// The lane of that name; a new one is empty, and counted as spare.
@@ -197,23 +170,38 @@ impl Lanes {
         lane
     }
 
-    /// A lane has become empty: keeps it for the next job, or lets it go (invariants 2 and 4).
+    /// A lane has changed; before that, the order of its head was `old` (invariant 2).
+    fn update_head(&mut self, lane: usize, old: Option<u64>) {
+        let Lane { name, line, waiting } = &self.lanes[lane];
+        let new = waiting.front().map(|(order, _)| *order);
+        if new == old {
+            return;
+        }
+        let priority = Reverse(name.priority);
+        for heads in [&mut self.heads, &mut self.lines[*line].heads] {
+            old.map(|old| heads.remove(&(priority, old, lane)));
+            new.map(|new| heads.insert((priority, new, lane)));
+        }
+        if new.is_none() {
+            self.retire(lane);
+        }
+    }
+
+    /// A lane has become empty: keeps it for the next job, or lets it go (invariant 4).
     fn retire(&mut self, lane: usize) {
         if self.len == 0 && self.lanes.capacity() > KEPT_CAPACITY {
             *self = Self::default(); // all are empty: a burst of names gives its memory back
             return;
         }
-        let Lane { name, line, waiting } = &mut self.lanes[lane];
-        let line = *line;
-        self.lines[line].busy.remove(&(Reverse(name.priority), lane));
         if self.spare < SPARE_LANES {
             self.spare += 1;
+            let waiting = &mut self.lanes[lane].waiting;
             if waiting.capacity() > KEPT_CAPACITY {
                 *waiting = VecDeque::new();
             }
             return;
         }
-        let name = self.lanes.remove(lane).name;
+        let Lane { name, line, .. } = self.lanes.remove(lane);
         self.by_name.remove(&name);
         self.lines[line].lanes -= 1;
         if self.lines[line].lanes == 0 {
@@ -230,8 +218,10 @@ impl Lanes {
         let mut all = Vec::new();
         for (lane, Lane { name, line, waiting }) in &self.lanes {
             assert!(waiting.iter().is_sorted_by(|a, b| a.0 < b.0), "lane {name:?} is out of order");
-            let busy = self.lines[*line].busy.contains(&(Reverse(name.priority), lane));
-            assert_eq!(busy, !waiting.is_empty(), "lane {name:?}");
+            if let Some((order, _)) = waiting.front() {
+                let head = (Reverse(name.priority), *order, lane);
+                assert!(self.heads.contains(&head) && self.lines[*line].heads.contains(&head), "{name:?}");
+            }
             assert_eq!(self.by_name.get(name), Some(&lane));
             assert_eq!(self.by_queue.get(&name.queue), Some(line));
             all.push((lane, &name.queue, &name.kind, name.priority, waiting.iter().copied().collect()));
@@ -239,7 +229,10 @@ impl Lanes {
         assert_eq!(self.by_name.len(), self.lanes.len());
         assert_eq!(self.by_queue.len(), self.lines.len());
         assert_eq!(self.lines.iter().map(|(_, line)| line.lanes).sum::<usize>(), self.lanes.len());
-        assert_eq!(self.lanes.iter().filter(|(_, lane)| lane.waiting.is_empty()).count(), self.spare);
+        let empty = self.lanes.iter().filter(|(_, lane)| lane.waiting.is_empty()).count();
+        assert_eq!(self.spare, empty);
+        assert_eq!(self.heads.len(), self.lanes.len() - empty);
+        assert_eq!(self.lines.iter().map(|(_, line)| line.heads.len()).sum::<usize>(), self.heads.len());
         assert!(self.spare <= SPARE_LANES, "{} empty lanes are kept", self.spare);
         assert_eq!(self.lanes.iter().map(|(_, lane)| lane.waiting.len()).sum::<usize>(), self.len);
         all
@@ -255,8 +248,12 @@ mod tests {
     }
 
     fn drain(lanes: &mut Lanes) -> Vec<usize> {
-        let next = |lanes: &mut Lanes| lanes.pop(lanes.best(None, |_| true)?.lane, u64::MAX);
-        std::iter::from_fn(|| next(lanes)).map(|(key, _)| key).collect()
+        let mut drained = Vec::new();
+        while let Some((run, _)) = lanes.best(None, |_| true) {
+            drained.extend(lanes.next(&run));
+            lanes.finish(run);
+        }
+        drained
     }
 
     #[test]

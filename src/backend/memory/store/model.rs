@@ -47,7 +47,8 @@ impl Pair {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Pass(time) => self.model.now += time,
+            // Time has its effect with the next operation, whichever that is.
+            Op::Pass(time) => return self.model.now += time,
             // The only one that lets no lease run out of itself.
             Op::Reclaim(max) => {
                 self.model.ripen();
@@ -59,7 +60,7 @@ impl Pair {
         self.model.advance();
         let now = self.now();
         match op {
-            Op::Pass(_) | Op::Reclaim(_) => self.store.advance(now),
+            Op::Pass(_) | Op::Reclaim(_) => {}
             Op::Enqueue(jobs) => self.enqueue(jobs),
             Op::Fetch(wanted) => self.fetch(&wanted),
             Op::Settle(picks) => self.settle(&picks),
@@ -184,6 +185,7 @@ impl Pair {
             self.apply(Op::Delete(self.model.jobs.len() - job - 1));
         }
         self.apply(Op::Pass(10)); // all periods end
+        self.apply(Op::Renew(Vec::new()));
         self.store.check_empty();
     }
 }
