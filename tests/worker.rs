@@ -7,11 +7,14 @@ mod worker {
     mod bound;
     mod containment;
     mod context;
+    mod ending;
     mod full;
     mod handle;
     mod kinds;
     mod layers;
     mod leases;
+    mod metrics;
+    mod model;
     mod outcomes;
     mod prefetch;
     mod scope;

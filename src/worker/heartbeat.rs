@@ -5,24 +5,28 @@
 //! while all is well: nothing less important may stand before a renewal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{CancelReason, Run};
-use crate::error::{Chain, Error};
+use crate::error::{Chain, Error, ErrorKind};
 use crate::job::Tag;
 use crate::lease::{Renew, Renewal};
+use crate::retry::backoff;
 use crate::telemetry::{Telemetry, seconds};
 use crate::worker::bell::Bell;
 use crate::worker::leases::{Beat, Leases};
 use crate::worker::reconnect::Reconnecting;
 
-/// How long to wait after a renewal that failed: long enough not to spin, short enough for several tries
-/// within the third of a short lease.
+/// How long to wait after the first renewal that failed: long enough not to spin, short enough for several
+/// tries within the third of a short lease.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// The longest wait after many failures in a row, each of which made it twice as long.
+const AFTER_FAILURES: Duration = Duration::from_secs(5);
 
 pub(crate) struct Heartbeat {
     pub(crate) leases: Arc<Leases<Arc<Run>>>,
@@ -31,8 +35,8 @@ pub(crate) struct Heartbeat {
     /// Tells the loop that a run was cancelled.
     pub(crate) cancelled: Arc<Bell>,
     pub(crate) telemetry: Telemetry,
-    /// Whether the last renewal failed: what is logged is the change.
-    pub(crate) failing: AtomicBool,
+    /// How many renewals have failed in a row: what is logged is the change.
+    pub(crate) failures: AtomicU32,
 }
 
 impl Heartbeat {
@@ -55,7 +59,9 @@ impl Heartbeat {
                 (Beat::Renew(due, due_at), Some(renew)) => {
                     self.telemetry.renewal_lateness.record(seconds(now.duration_since(due_at)));
                     if !self.watch_losses(self.renew(renew, &due)).await {
-                        self.watch_losses(tokio::time::sleep(AFTER_FAILURE)).await;
+                        let failures = self.failures.load(Ordering::Relaxed);
+                        let wait = backoff(AFTER_FAILURE, 2.0, AFTER_FAILURES, failures);
+                        self.watch_losses(tokio::time::sleep(wait)).await;
                     }
                 }
                 // Nobody to renew with: all that is left is to notice the end.
@@ -90,7 +96,12 @@ impl Heartbeat {
         match renew.within(limit, session.live.renew(&tags)).await {
             Ok(answers) => {
                 renew.succeeded(&session);
-                if self.failing.swap(false, Ordering::Relaxed) {
+                if answers.len() != tags.len() {
+                    let (asked, got) = (tags.len(), answers.len());
+                    let what = format!("{asked} leases were to be renewed, and {got} answers came");
+                    return self.renewal_failed(&Error::new(ErrorKind::Internal, what));
+                }
+                if self.failures.swap(0, Ordering::Relaxed) > 0 {
                     tracing::info!("leases are renewed again");
                 }
                 self.telemetry.renewals.increment(answers.len() as u64);
@@ -113,7 +124,7 @@ impl Heartbeat {
 
     fn renewal_failed(&self, error: &Error) -> bool {
         self.telemetry.renewal_failures.increment(1);
-        if !self.failing.swap(true, Ordering::Relaxed) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(error = %Chain(error), "leases could not be renewed, trying on until trust in them ends");
         }
         false

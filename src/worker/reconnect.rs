@@ -14,15 +14,18 @@
 //! 4. Nothing is kept of a dead session.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use crate::error::{Chain, Error};
+use crate::error::{Chain, Error, ErrorKind};
+use crate::outcome::Panicked;
 use crate::retry::{backoff, less_jitter, unit_random};
 use crate::source::Connect;
 use crate::telemetry::ConnectionTelemetry;
@@ -178,12 +181,18 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         }
     }
 
-    /// `call`, or a time-out after `limit`.
+    /// `call`, or a time-out after `limit`. A panic of the driver's is an error like any other.
     pub(crate) async fn within<R>(
         &self,
         limit: Duration,
         call: impl Future<Output = Result<R, Error>>,
     ) -> Result<R, Error> {
+        let call = AssertUnwindSafe(call).catch_unwind().map(|answer| {
+            answer.unwrap_or_else(|panic| {
+                let what = format!("the {} at {} panicked", self.what, self.connect.target());
+                Err(Error::new(ErrorKind::Internal, what).caused_by(Panicked::new(panic.as_ref())))
+            })
+        });
         let mut call = std::pin::pin!(call);
         // Most calls of a source in this process are answered at once: those cost no timer.
         if let Poll::Ready(answer) = futures_util::poll!(call.as_mut()) {

@@ -1,7 +1,7 @@
 //! Setting a worker going: the threads, the runtimes and the connections, each where it belongs.
 
 use std::future::poll_fn;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -149,7 +149,7 @@ fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
         renew,
         cancelled: control.bell.clone(),
         telemetry: telemetry.clone(),
-        failing: AtomicBool::new(false),
+        failures: AtomicU32::new(0),
     };
     let places = control.running.limit() + limits.prefetch;
     let stats = Stats { state: State::Running, ..Stats::default() };
