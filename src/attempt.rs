@@ -4,8 +4,9 @@
 //! Invariants:
 //!
 //! 1. Every attempt reports exactly once, even when its future is dropped by a runtime that shuts down.
-//! 2. When it reports, the handler's future has been dropped and its children have ended: what comes after
-//!    is the engine's code only, so whoever runs it is not blocked by a job.
+//! 2. When it reports, the handler's future has been dropped, its children have ended, and its error has been
+//!    turned into text: what comes after is the engine's code only, so whoever runs it is neither blocked by a
+//!    job nor made to panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -152,28 +153,28 @@ async fn requeue() {
 /// One attempt, ready to be run.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    pub(crate) place: usize,
-    pub(crate) run: Arc<Run>,
-    pub(crate) completions: Arc<Completions>,
+    run: Arc<Run>,
+    reporter: Reporter,
 }
 
 /// Reports on drop, unless the attempt has reported itself.
+#[derive(Debug)]
 struct Reporter {
     place: usize,
     completions: Arc<Completions>,
-    reported: bool,
+    silent: bool,
 }
 
 impl Reporter {
     fn report(&mut self, end: End, run_time: Duration) -> u64 {
-        self.reported = true;
+        self.silent = true;
         self.completions.report(Finished { place: self.place, end, run_time })
     }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        if !self.reported {
+        if !self.silent {
             self.completions.report(Finished { place: self.place, end: End::Dropped, run_time: Duration::ZERO });
             self.completions.waker.wake();
         }
@@ -181,13 +182,21 @@ impl Drop for Reporter {
 }
 
 impl Attempt {
+    /// An attempt for the delivery in `place`. Dropped without having been run, it reports that.
+    pub(crate) fn new(place: usize, run: Arc<Run>, completions: Arc<Completions>) -> Self {
+        Self { run, reporter: Reporter { place, completions, silent: false } }
+    }
+
     /// Runs `start`'s future to its end and reports. Does not panic, whatever the handler does.
     pub(crate) async fn drive<F>(self, start: impl FnOnce(Context) -> F)
     where
         F: Future<Output = Outcome>,
     {
-        let Self { place, run, completions } = self;
-        let mut reporter = Reporter { place, completions, reported: false };
+        let Self { run, mut reporter } = self;
+        if !run.start() {
+            reporter.silent = true; // the loop has settled it, and the place may be another's by now
+            return;
+        }
         let span = telemetry::job_span(&run.delivery);
         // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the task
         // small.
@@ -201,7 +210,6 @@ async fn attempt<F>(run: Arc<Run>, start: impl FnOnce(Context) -> F) -> (End, Du
 where
     F: Future<Output = Outcome>,
 {
-    run.start();
     let started = Instant::now();
     let end = call(&run, start).await;
     run.end_children().await;
@@ -214,7 +222,7 @@ where
 {
     let future = match catch_unwind(AssertUnwindSafe(|| start(Context::new(run.clone())))) {
         Ok(future) => future,
-        Err(panic) => return End::Panicked(panicked(panic)),
+        Err(panic) => return End::Panicked(Panicked::contained(panic)),
     };
     let mut future = std::pin::pin!(Some(future));
     let returned = run
@@ -229,8 +237,8 @@ where
         .await;
     let dropped = drop_contained(future);
     match (returned, dropped) {
-        (Some(Err(panic)), _) | (_, Err(panic)) => End::Panicked(panicked(panic)),
-        (Some(Ok(outcome)), Ok(())) => End::Returned(outcome),
+        (Some(Err(panic)), _) | (_, Err(panic)) => End::Panicked(Panicked::contained(panic)),
+        (Some(Ok(outcome)), Ok(())) => End::Returned(outcome.rendered()),
         (None, Ok(())) => End::Aborted,
     }
 }
@@ -238,13 +246,4 @@ where
 /// Dropping is the user's code too.
 fn drop_contained<F>(mut future: Pin<&mut Option<F>>) -> Result<(), Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(|| future.set(None)))
-}
-
-/// Takes the message and drops the rest, which may itself panic.
-fn panicked(payload: Box<dyn Any + Send>) -> Panicked {
-    let message = Panicked::new(payload.as_ref());
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(again); // give up on a payload that panics each time it is dropped
-    }
-    message
 }

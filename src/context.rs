@@ -128,6 +128,13 @@ impl CancelReason {
     }
 }
 
+/// Nobody has been first yet.
+const NOT_BEGUN: u8 = 0;
+/// The handler has been called.
+const STARTED: u8 = 1;
+/// The attempt has been taken back.
+const REVOKED: u8 = 2;
+
 /// The control block of one attempt: shared by its handler, its task, the worker's loop and the heartbeat.
 ///
 /// Everything but the delivery is made only when it is asked for: a job that returns at once pays for none.
@@ -137,7 +144,8 @@ pub(crate) struct Run {
     pub(crate) timeout: Option<Duration>,
     /// Set when it is started: waiting for a slot costs an attempt none of its time.
     deadline: OnceLock<Instant>,
-    started: AtomicBool,
+    /// Who was first: the handler that starts, or the loop that takes the attempt back before it could.
+    begun: AtomicU8,
     cancel: AtomicU8,
     abort: AtomicBool,
     task: AtomicWaker,
@@ -158,7 +166,7 @@ impl Run {
             delivery,
             timeout,
             deadline: OnceLock::new(),
-            started: AtomicBool::new(false),
+            begun: AtomicU8::new(NOT_BEGUN),
             cancel: AtomicU8::new(0),
             abort: AtomicBool::new(false),
             task: AtomicWaker::new(),
@@ -171,7 +179,7 @@ impl Run {
     pub(crate) fn vacate(&mut self, nobody: &Arc<Job>) {
         self.delivery.job = nobody.clone();
         self.deadline = OnceLock::new();
-        *self.started.get_mut() = false;
+        *self.begun.get_mut() = NOT_BEGUN;
         *self.cancel.get_mut() = 0;
         *self.abort.get_mut() = false;
         drop(self.task.take());
@@ -195,13 +203,22 @@ impl Run {
         self.deadline.get().copied()
     }
 
-    /// The handler's first poll is about to happen.
-    pub(crate) fn start(&self) {
-        self.started.store(true, Ordering::Relaxed);
+    /// The handler is about to be called. Not if this is `false`: the attempt has been taken back.
+    pub(crate) fn start(&self) -> bool {
+        self.begin(STARTED)
+    }
+
+    /// Takes the attempt back, if its handler has not been called: it never will be, then.
+    pub(crate) fn revoke(&self) -> bool {
+        self.begin(REVOKED)
+    }
+
+    fn begin(&self, how: u8) -> bool {
+        self.begun.compare_exchange(NOT_BEGUN, how, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     pub(crate) fn has_started(&self) -> bool {
-        self.started.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Acquire) == STARTED
     }
 
     /// Whether it was started, and nobody told it to stop.
@@ -278,6 +295,11 @@ impl Run {
         children.wait().await;
     }
 
+    /// Whether children are left.
+    pub(crate) fn has_children(&self) -> bool {
+        self.extras.get().is_some_and(|extras| !extras.children.is_empty())
+    }
+
     /// Counts something as a child of this job until the token is dropped.
     pub(crate) fn child(&self) -> TaskTrackerToken {
         self.extras().children.token()
@@ -285,5 +307,145 @@ impl Run {
 
     pub(crate) fn last_progress(&self) -> Option<(Progress, Instant)> {
         lock(&self.extras.get()?.progress).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::job::{JobId, Kind, Tag};
+
+    fn run(timeout: Option<Duration>) -> Arc<Run> {
+        let job = Job::new(
+            JobId::new("a"),
+            Kind::new("work"),
+            Bytes::from_static(b"payload"),
+            SystemTime::UNIX_EPOCH,
+        );
+        let tag = Tag { session: 0, key: 0, token: 0 };
+        Arc::new(Run::new(Delivery { job: Arc::new(job), attempt: 3, tag, lease: None }, timeout))
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_reason_stands_but_a_lost_lease_overrides_any(reasons in proptest::collection::vec(0usize..4, 0..6)) {
+            let run = run(None);
+            let reasons: Vec<CancelReason> = reasons.into_iter().map(|at| CancelReason::ALL[at]).collect();
+            for reason in &reasons {
+                run.cancel(*reason);
+            }
+            let lost = reasons.contains(&CancelReason::LeaseLost).then_some(CancelReason::LeaseLost);
+            prop_assert_eq!(run.cancel_reason(), lost.or(reasons.first().copied()));
+        }
+
+        #[test]
+        fn a_note_is_cut_at_a_character(note in "\\PC{0,300}") {
+            let context = Context::new(run(None));
+            context.progress(1, 2, note.as_str());
+            let (progress, _) = context.run().last_progress().expect("it was reported");
+            let kept = progress.note.expect("there is one");
+            prop_assert!(note.starts_with(&*kept) && kept.len() <= MAX_NOTE_BYTES);
+            prop_assert!(kept.len() > MAX_NOTE_BYTES - 4 || *kept == *note);
+        }
+    }
+
+    #[test]
+    fn a_token_is_cancelled_whether_it_was_made_before_or_after() {
+        let context = Context::new(run(None));
+        let before = context.cancellation_token();
+        assert!(!before.is_cancelled() && !context.is_cancelled());
+        assert!(context.cancelled().now_or_never().is_none());
+        context.run().cancel(CancelReason::Timeout);
+        assert!(before.is_cancelled() && context.cancellation_token().is_cancelled());
+        assert!(context.cancelled().now_or_never().is_some());
+        assert_eq!(context.cancel_reason(), Some(CancelReason::Timeout));
+    }
+
+    /// Threads race to cancel and to make the token: whatever the order, the token ends up cancelled.
+    #[test]
+    fn a_token_that_is_made_at_the_moment_of_cancelling_is_cancelled() {
+        for _ in 0..300 {
+            let context = Context::new(run(None));
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    start.wait();
+                    context.run().cancel(CancelReason::Requested);
+                });
+                start.wait();
+                let token = context.cancellation_token();
+                while context.cancel_reason().is_none() {
+                    std::hint::spin_loop();
+                }
+                while !token.is_cancelled() {
+                    std::hint::spin_loop(); // a token that was missed spins for ever
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_abort_ends_what_is_polled_and_what_is_polled_next() {
+        let run = run(None);
+        let mut waiting = Box::pin(run.until_abort(|_| Poll::<()>::Pending));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        run.abort();
+        assert_eq!(waiting.as_mut().now_or_never(), Some(None));
+        assert_eq!(
+            run.until_abort(|_| Poll::Ready(1)).now_or_never(),
+            Some(None),
+            "it is not polled any more"
+        );
+    }
+
+    #[test]
+    fn an_abort_wakes_the_task() {
+        let (run, waker) = (run(None), Arc::new(Woken::default()));
+        let mut waiting = Box::pin(run.until_abort(|_| Poll::<()>::Pending));
+        let task = std::task::Waker::from(waker.clone());
+        assert!(waiting.as_mut().poll(&mut std::task::Context::from_waker(&task)).is_pending());
+        run.abort();
+        assert!(waker.0.load(Ordering::SeqCst));
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_deadline_is_counted_from_the_start_and_only_once() {
+        let (run, now) = (run(Some(Duration::from_secs(5))), Instant::now());
+        assert_eq!(run.deadline(), None, "it has not been started");
+        assert_eq!(run.set_deadline(now), Some(now + Duration::from_secs(5)));
+        assert_eq!(run.set_deadline(now + Duration::from_secs(9)), Some(now + Duration::from_secs(5)));
+        assert_eq!(
+            super::tests::run(Some(Duration::MAX)).set_deadline(now),
+            None,
+            "beyond the clock is never"
+        );
+        assert_eq!(super::tests::run(None).set_deadline(now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn children_are_cancelled_and_waited_for_and_none_is_no_wait() {
+        let context = Context::new(run(None));
+        assert!(context.run().end_children().now_or_never().is_some(), "there are none");
+        let scope = context.scope(2);
+        for _ in 0..2 {
+            scope.spawn(std::future::pending::<Result<(), std::io::Error>>()).await.expect("there is room");
+        }
+        context.run().end_children().await;
+        assert!(scope.is_empty());
+        assert_eq!(context.cancel_reason(), None, "the job itself was not told to stop");
     }
 }

@@ -122,14 +122,19 @@ impl fmt::Debug for Error {
 
 /// Shows an error with its whole chain of causes in one line, `outer: inner: innermost`.
 ///
-/// A cause whose text the line already ends with is left out, since many libraries repeat it.
+/// A cause whose text the line already ends with is left out, since many libraries repeat it. At most
+/// [`MAX_CAUSES`] are looked at: whether a chain ends is up to whoever wrote the error.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
+
+/// The most causes that are shown: more than any honest error has.
+const MAX_CAUSES: usize = 32;
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = self.0.to_string();
         let mut cause = self.0.source();
-        while let Some(error) = cause {
+        for _ in 0..MAX_CAUSES {
+            let Some(error) = cause else { break };
             let text = error.to_string();
             if !line.ends_with(&text) {
                 line.push_str(": ");

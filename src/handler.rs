@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::attempt::Attempt;
 use crate::context::Context;
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::outcome::{IntoOutcome, Outcome, Panicked};
+use crate::outcome::{IntoOutcome, Outcome};
 
 /// A boxed future, as a [`HandlerService`] returns.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -218,13 +218,14 @@ async fn run_blocking(context: Context, work: impl FnOnce(Context) -> Outcome + 
     let span = tracing::Span::current();
     drop(blocking_pool().spawn_blocking(move || {
         let outcome = span.in_scope(|| catch_unwind(AssertUnwindSafe(|| work(context))));
-        let outcome = outcome.unwrap_or_else(|panic| Outcome::fail(Panicked::new(panic.as_ref())));
         // Nobody waits any more when the attempt was aborted: its fate is decided elsewhere.
         let _ = answer.send(outcome);
         drop(child);
     }));
     match result.await {
-        Ok(outcome) => outcome,
+        Ok(Ok(outcome)) => outcome,
+        // It goes on where the attempt contains it, as any other handler's.
+        Ok(Err(panic)) => resume_unwind(panic),
         Err(_) => Outcome::fail(Error::new(ErrorKind::Internal, "the blocking pool dropped the job")),
     }
 }

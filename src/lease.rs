@@ -222,3 +222,269 @@ impl<T: Clone> LeaseTable<T> {
         self.places.iter().enumerate().filter_map(|(place, entry)| Some((place, entry.as_ref()?)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One step of what may happen to a table. Places and tags are chosen among few, so that they clash.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { place: usize, ttl_ms: u64, sent_ms_ago: u64 },
+        Remove { place: usize },
+        Pass { ms: u64 },
+        Answer { place: usize, tags_ago: u64, sent_ms_ago: u64, answer: Renewal },
+        Expire,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let place = 0usize..5;
+        let ttl = prop_oneof![Just(0u64), 1u64..50, 20_000u64..40_000];
+        let answer = prop_oneof![Just(Renewal::Kept), Just(Renewal::Lost), Just(Renewal::CancelRequested)];
+        let step = prop_oneof![
+            3 => (place.clone(), ttl, 0u64..20).prop_map(|(place, ttl_ms, sent_ms_ago)| {
+                Step::Insert { place, ttl_ms, sent_ms_ago }
+            }),
+            2 => place.clone().prop_map(|place| Step::Remove { place }),
+            3 => prop_oneof![0u64..20, 0u64..20_000].prop_map(|ms| Step::Pass { ms }),
+            4 => (place, 0u64..3, 0u64..20_000, answer).prop_map(|(place, tags_ago, sent_ms_ago, answer)| {
+                Step::Answer { place, tags_ago, sent_ms_ago, answer }
+            }),
+            2 => Just(Step::Expire),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Known {
+        token: u64,
+        sent: u64,
+        ttl: u64,
+        lost: bool,
+    }
+
+    impl Known {
+        /// In milliseconds; all that is divided is a multiple of what it is divided by, up to the rounding of
+        /// the clock's nanoseconds, which are compared where they matter.
+        fn trusted_until(self) -> u64 {
+            self.sent * 1_000_000 + self.ttl * 1_000_000 - (self.ttl * 1_000_000 / 10).min(2_000_000_000)
+        }
+
+        fn due(self) -> u64 {
+            self.sent * 1_000_000 + self.ttl * 1_000_000 / 3
+        }
+
+        fn renewable(self) -> u64 {
+            self.sent * 1_000_000 + self.ttl * 1_000_000 / 6
+        }
+    }
+
+    /// A simple model beside the table: one map, looked at in full for each question.
+    struct Both {
+        table: LeaseTable<u64>,
+        known: HashMap<usize, Known>,
+        start: Instant,
+        now_ms: u64,
+        tokens: u64,
+    }
+
+    /// Longer than anything that is subtracted from the time.
+    const BEGIN_MS: u64 = 100_000;
+
+    fn tag(token: u64) -> Tag {
+        Tag { session: 1, key: 7, token }
+    }
+
+    impl Both {
+        fn new() -> Self {
+            Self {
+                table: LeaseTable::new(),
+                known: HashMap::new(),
+                start: Instant::now(),
+                now_ms: BEGIN_MS,
+                tokens: 0,
+            }
+        }
+
+        fn at(&self, nanos: u64) -> Instant {
+            self.start + Duration::from_nanos(nanos)
+        }
+
+        fn now(&self) -> Instant {
+            self.at(self.now_ms * 1_000_000)
+        }
+
+        fn take(&mut self, step: &Step) {
+            match *step {
+                Step::Insert { place, ttl_ms, sent_ms_ago } => {
+                    self.tokens += 1;
+                    let sent = self.now_ms - sent_ms_ago;
+                    let lease = Lease::new(self.at(sent * 1_000_000), Duration::from_millis(ttl_ms));
+                    self.table.insert(place, tag(self.tokens), lease, self.tokens);
+                    self.known.insert(place, Known { token: self.tokens, sent, ttl: ttl_ms, lost: false });
+                }
+                Step::Remove { place } => {
+                    self.table.remove(place);
+                    self.known.remove(&place);
+                }
+                Step::Pass { ms } => self.now_ms += ms,
+                Step::Answer { place, tags_ago, sent_ms_ago, answer } => {
+                    let current = self.known.get(&place).map_or(self.tokens, |known| known.token);
+                    let token = current.saturating_sub(tags_ago);
+                    let sent = self.now_ms - sent_ms_ago;
+                    let told = self.table.renewed(place, tag(token), self.at(sent * 1_000_000), answer);
+                    assert_eq!(told, self.answered(place, token, sent, answer));
+                }
+                Step::Expire => {
+                    let now = self.now_ms * 1_000_000;
+                    let mut told = self.table.expire(self.now());
+                    let mut expected = Vec::new();
+                    for known in
+                        self.known.values_mut().filter(|known| !known.lost && now >= known.trusted_until())
+                    {
+                        known.lost = true;
+                        expected.push(known.token);
+                    }
+                    told.sort_unstable();
+                    expected.sort_unstable();
+                    assert_eq!(told, expected, "who is told of the end of trust");
+                }
+            }
+        }
+
+        /// An answer concerns the entry that it was asked for, if that is still there and not lost.
+        fn answered(&mut self, place: usize, token: u64, sent: u64, answer: Renewal) -> Option<u64> {
+            let known = self.known.get_mut(&place).filter(|known| known.token == token && !known.lost)?;
+            match answer {
+                Renewal::Lost => known.lost = true,
+                Renewal::Kept | Renewal::CancelRequested => known.sent = known.sent.max(sent),
+            }
+            (answer != Renewal::Kept).then_some(token)
+        }
+
+        fn compare(&self) {
+            let now = self.now_ms * 1_000_000;
+            for place in 0..6 {
+                let expected = match self.known.get(&place) {
+                    None => Trust::Unleased,
+                    Some(known) if known.lost || now >= known.trusted_until() => Trust::Lost,
+                    Some(_) => Trust::Held,
+                };
+                assert_eq!(self.table.trust(place, self.now()), expected, "place {place}");
+            }
+            let live: Vec<(usize, Known)> = self
+                .known
+                .iter()
+                .filter(|(_, known)| !known.lost)
+                .map(|(place, known)| (*place, *known))
+                .collect();
+            let mut due = self.table.due(self.now());
+            due.sort_unstable();
+            let mut expected = Vec::new();
+            if live.iter().any(|(_, known)| now >= known.due()) {
+                let renewable = live.iter().filter(|(_, known)| now >= known.renewable());
+                expected.extend(renewable.map(|(place, known)| (*place, tag(known.token))));
+            }
+            expected.sort_unstable();
+            assert_eq!(due, expected, "what is to be renewed");
+            let earliest = |of: fn(Known) -> u64| live.iter().map(|(_, known)| self.at(of(*known))).min();
+            assert_eq!(self.table.next_due(), earliest(Known::due));
+            assert_eq!(self.table.next_loss(), earliest(Known::trusted_until));
+            assert_eq!((self.table.len(), self.table.is_empty()), (self.known.len(), self.known.is_empty()));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_table_answers_as_a_simple_model_does_whatever_happens(steps in steps()) {
+            let mut both = Both::new();
+            both.compare();
+            for step in &steps {
+                both.take(step);
+                both.compare();
+            }
+        }
+    }
+
+    fn lease(sent_at: Instant, seconds: u64) -> Lease {
+        Lease::new(sent_at, Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn trust_ends_a_margin_before_the_lease_does() {
+        let sent = Instant::now();
+        assert_eq!(lease(sent, 10).trusted_until(), sent + Duration::from_secs(9));
+        assert_eq!(lease(sent, 60).trusted_until(), sent + Duration::from_secs(58), "at most two seconds");
+        let mut table = LeaseTable::new();
+        table.insert(0, tag(1), lease(sent, 10), ());
+        let end = sent + Duration::from_secs(9);
+        assert_eq!(table.trust(0, end - Duration::from_nanos(1)), Trust::Held);
+        assert_eq!(table.trust(0, end), Trust::Lost);
+    }
+
+    #[test]
+    fn a_slow_answer_lengthens_nothing() {
+        let sent = Instant::now();
+        let mut table = LeaseTable::new();
+        table.insert(0, tag(1), lease(sent, 10), ());
+        let asked = sent + Duration::from_secs(4);
+        // It came five seconds later; what counts is when it was asked for.
+        assert_eq!(table.renewed(0, tag(1), asked, Renewal::Kept), None);
+        assert_eq!(table.next_loss(), Some(asked + Duration::from_secs(9)));
+        // An answer to an earlier request does not take anything back either.
+        table.renewed(0, tag(1), sent + Duration::from_secs(1), Renewal::Kept);
+        assert_eq!(table.next_loss(), Some(asked + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn a_late_answer_revives_no_lost_lease() {
+        let sent = Instant::now();
+        let mut table = LeaseTable::new();
+        table.insert(0, tag(1), lease(sent, 10), "the job");
+        let end = sent + Duration::from_secs(9);
+        assert_eq!(table.expire(end), ["the job"]);
+        assert_eq!(table.renewed(0, tag(1), sent + Duration::from_secs(8), Renewal::Kept), None);
+        assert_eq!(table.trust(0, sent), Trust::Lost);
+        assert_eq!(table.expire(end), Vec::<&str>::new(), "nobody is told twice");
+    }
+
+    #[test]
+    fn an_answer_for_another_tag_changes_nothing() {
+        let sent = Instant::now();
+        let mut table = LeaseTable::new();
+        table.insert(0, tag(1), lease(sent, 10), "the first");
+        table.remove(0);
+        table.insert(0, tag(2), lease(sent, 10), "the second");
+        for answer in [Renewal::Lost, Renewal::CancelRequested, Renewal::Kept] {
+            assert_eq!(table.renewed(0, tag(1), sent + Duration::from_secs(5), answer), None);
+        }
+        assert_eq!(table.trust(0, sent), Trust::Held);
+        assert_eq!(table.next_loss(), Some(sent + Duration::from_secs(9)));
+        assert_eq!(table.renewed(99, tag(1), sent, Renewal::Lost), None, "a place that never was");
+    }
+
+    #[test]
+    fn two_renewals_may_fail_before_trust_ends() {
+        for seconds in [1, 5, 10, 30, 60, 3600] {
+            let lease = lease(Instant::now(), seconds);
+            let third = lease.ttl / 3;
+            assert!(lease.due_at() + third < lease.trusted_until(), "a lease of {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back() {
+        let mut table = LeaseTable::new();
+        let lease = lease(Instant::now(), 10);
+        (0..100_000).for_each(|place| table.insert(place, tag(1), lease, ()));
+        assert_eq!(table.len(), 100_000);
+        (0..100_000).for_each(|place| table.remove(place));
+        assert!(table.is_empty() && table.places.capacity() <= 1024);
+    }
+}

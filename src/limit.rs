@@ -128,3 +128,95 @@ impl KindCaps {
         quotas.extend(self.caps.iter().map(|(kind, cap)| (kind.clone(), cap.limit.saturating_sub(cap.taken))));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn weighted() -> impl Strategy<Value = Vec<(Queue, u32)>> {
+        proptest::collection::vec(prop_oneof![1u32..10, 1u32.., Just(u32::MAX)], 1..8).prop_map(|weights| {
+            weights.into_iter().enumerate().map(|(at, weight)| (Queue::new(at.to_string()), weight)).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_order_names_every_queue_once_and_is_the_same_for_the_same_draw(
+            queues in weighted(), draw in any::<u64>(),
+        ) {
+            let weighted = Queues::Weighted(queues.clone());
+            prop_assert!(weighted.validate().is_ok());
+            let (mut order, mut again) = (vec![Queue::new("of the fetch before")], Vec::new());
+            weighted.order(draw, &mut order);
+            weighted.order(draw, &mut again);
+            prop_assert_eq!(&order, &again);
+            order.sort();
+            let mut names: Vec<Queue> = queues.into_iter().map(|(queue, _)| queue).collect();
+            names.sort();
+            prop_assert_eq!(order, names);
+        }
+
+        #[test]
+        fn caps_are_kept_and_given_back(
+            limits in proptest::collection::vec(1usize..4, 1..4),
+            steps in proptest::collection::vec((any::<bool>(), 0usize..5), 0..80),
+        ) {
+            let kind = |at: usize| Kind::new(at.to_string());
+            let mut caps = KindCaps::new(limits.iter().enumerate().map(|(at, limit)| (kind(at), *limit)));
+            let mut taken = vec![0usize; 5];
+            for (take, at) in steps {
+                let limit = limits.get(at).copied();
+                if take {
+                    let room = limit.is_none_or(|limit| taken[at] < limit);
+                    prop_assert_eq!(caps.take(&kind(at)), room);
+                    taken[at] += usize::from(room);
+                } else if taken[at] > 0 {
+                    let was_full = limit.is_some_and(|limit| taken[at] == limit);
+                    prop_assert_eq!(caps.put_back(&kind(at)), was_full);
+                    taken[at] -= 1;
+                }
+                let mut quotas = vec![(Kind::new("of the fetch before"), 9)];
+                caps.quotas(&mut quotas);
+                quotas.sort();
+                let expected: Vec<(Kind, usize)> =
+                    limits.iter().enumerate().map(|(at, limit)| (kind(at), limit - taken[at])).collect();
+                prop_assert_eq!(quotas, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn each_queue_comes_first_as_often_as_its_weight_says() {
+        let queues = Queues::weighted([("mail", 3), ("reports", 1)]);
+        let (mut order, mut draw, mut mail) = (Vec::new(), 42, 0);
+        for _ in 0..10_000 {
+            draw = splitmix(draw);
+            queues.order(draw, &mut order);
+            mail += usize::from(order[0].as_str() == "mail");
+        }
+        assert!((7300..7700).contains(&mail), "mail came first {mail} times out of 10,000");
+    }
+
+    #[test]
+    fn a_strict_order_is_always_the_same_and_all_means_none_is_named() {
+        let mut order = Vec::new();
+        for draw in 0..100 {
+            Queues::strict(["high", "low"]).order(draw, &mut order);
+            assert_eq!(order, [Queue::new("high"), Queue::new("low")]);
+        }
+        Queues::All.order(1, &mut order);
+        assert!(order.is_empty());
+    }
+
+    #[test]
+    fn without_caps_everything_is_taken_and_nothing_is_asked_for() {
+        let mut caps = KindCaps::new([]);
+        let mut quotas = Vec::new();
+        assert!((0..100).all(|_| caps.take(&Kind::new("any"))));
+        assert!(!caps.put_back(&Kind::new("any")));
+        caps.quotas(&mut quotas);
+        assert!(quotas.is_empty());
+    }
+}

@@ -1,9 +1,12 @@
 //! What a handler says of its job: [`Outcome`], a value and not a special error.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{BoxError, Chain};
+use crate::source::{MAX_REASON_BYTES, truncate};
 
 /// What became of one attempt, in the handler's own word.
 ///
@@ -42,6 +45,16 @@ impl Outcome {
         Self::Reject(error.into())
     }
 
+    /// The same with its error turned into text: what a handler's error does when it is shown or dropped is
+    /// the handler's code, and happens here, contained.
+    pub(crate) fn rendered(self) -> Self {
+        match self {
+            Self::Fail { error, after } => Self::Fail { error: Rendered::boxed(error), after },
+            Self::Reject(error) => Self::Reject(Rendered::boxed(error)),
+            done => done,
+        }
+    }
+
     /// The error with its causes in one line, if there is one.
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
@@ -50,6 +63,35 @@ impl Outcome {
         }
     }
 }
+
+/// An error that has been turned into text, its causes included.
+#[derive(Debug)]
+struct Rendered(String);
+
+impl Rendered {
+    fn boxed(error: BoxError) -> BoxError {
+        let text = catch_unwind(AssertUnwindSafe(|| {
+            let mut text = Chain(error.as_ref()).to_string();
+            text.truncate(truncate(&text, MAX_REASON_BYTES).len());
+            text
+        }));
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(error)));
+        let text = match (text, dropped) {
+            (Ok(text), Ok(())) => text,
+            (Ok(text), Err(panic)) => format!("{text} (dropping this error {})", Panicked::contained(panic)),
+            (Err(panic), _) => format!("an error that can't be shown: it {}", Panicked::contained(panic)),
+        };
+        Self(text).into()
+    }
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Rendered {}
 
 /// What a handler may return.
 pub trait IntoOutcome {
@@ -85,13 +127,22 @@ pub struct Panicked(pub(crate) String);
 impl Panicked {
     /// From what `catch_unwind` or a `JoinError` yields. A payload that is neither `&str` nor `String` has
     /// no message to show.
-    pub(crate) fn new(payload: &(dyn std::any::Any + Send)) -> Self {
+    pub(crate) fn new(payload: &(dyn Any + Send)) -> Self {
         let message = payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "a value that is not text".to_owned());
         Self(message)
+    }
+
+    /// Takes the message and drops the rest, which may itself panic.
+    pub(crate) fn contained(payload: Box<dyn Any + Send>) -> Self {
+        let message = Self::new(payload.as_ref());
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again); // give up on a payload that panics each time it is dropped
+        }
+        message
     }
 
     /// What it panicked with.

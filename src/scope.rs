@@ -231,3 +231,56 @@ impl std::error::Error for ScopeError {
         Some(self.first.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn forever() -> Result<(), std::io::Error> {
+        std::future::pending().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_children_of_a_jobs_scope_count_among_the_jobs_until_they_have_ended() {
+        let (job, token) = (TaskTracker::new(), CancellationToken::new());
+        let scope = Scope::within(3, &job, token.child_token());
+        for _ in 0..3 {
+            scope.spawn(forever()).await.expect("there is room");
+        }
+        assert_eq!((job.len(), scope.len()), (3, 3));
+        token.cancel();
+        job.close();
+        job.wait().await;
+        assert_eq!((job.len(), scope.len()), (0, 0));
+        assert!(scope.join().await.is_err_and(|error| error.failed() == 0), "it was cancelled from outside");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jobs_scope_that_fails_does_not_cancel_the_job() {
+        let (job, token) = (TaskTracker::new(), CancellationToken::new());
+        let scope = Scope::within(3, &job, token.child_token());
+        scope.spawn(async { Err::<(), _>(std::io::Error::other("no")) }).await.expect("there is room");
+        assert!(scope.join().await.is_err());
+        assert!(!token.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_is_free_when_its_child_was_dropped_and_not_before() {
+        struct Slow(Arc<Semaphore>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                assert_eq!(self.0.available_permits(), 0, "the place was given away too early");
+            }
+        }
+        let scope = Scope::new(1);
+        let permits = scope.shared.permits.clone();
+        let child = Slow(permits.clone());
+        let work = async move {
+            let _child = child;
+            Ok::<(), std::io::Error>(())
+        };
+        scope.spawn(work).await.expect("there is room");
+        scope.join().await.expect("no child failed");
+        assert_eq!(permits.available_permits(), 1);
+    }
+}

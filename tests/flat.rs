@@ -22,8 +22,9 @@ use faults::left;
 use faults::running::{Ended, Running, balanced};
 use faults::server::Server;
 use tidegate::{
-    Context, Delivery, Error, FetchRequest, Intake, IntoOutcome as _, Job, JobId, Kind, Memory, NewJob, Outcome, ReconnectPolicy,
-    Registry, RetryPolicy, Settled, Settlement, Source, Stale, Stats, Tag, Worker, WorkerBuilder,
+    Context, Delivery, Error, FetchRequest, Intake, IntoOutcome as _, Job, JobId, Kind, Memory, NewJob,
+    Outcome, ReconnectPolicy, Registry, RetryPolicy, Settled, Settlement, Source, Stale, Stats, Tag, Worker,
+    WorkerBuilder,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
@@ -119,7 +120,9 @@ fn judge(samples: &[Sample]) -> Result<(), String> {
         ];
         if let Some((what, found, allowed)) = more.iter().find(|(_, found, allowed)| found > allowed) {
             let (after, before) = (sample.after, first.after);
-            return Err(format!("{found} {what} after {after}, and at most {allowed} after {before} would do: {samples:#?}"));
+            return Err(format!(
+                "{found} {what} after {after}, and at most {allowed} after {before} would do: {samples:#?}"
+            ));
         }
     }
     Ok(())
@@ -187,7 +190,10 @@ async fn mixed(context: Context) -> Outcome {
             context.progress(number, None, "half way");
             let scope = context.scope(2);
             for _ in 0..3 {
-                let child = async { Ok::<_, Error>(tokio::task::yield_now().await) };
+                let child = async {
+                    tokio::task::yield_now().await;
+                    Ok::<_, Error>(())
+                };
                 if let Err(cancelled) = scope.spawn(child).await {
                     return Outcome::fail(cancelled);
                 }
@@ -383,7 +389,10 @@ fn a_million_jobs(supply: &impl Supply, intake: Intake) {
         }
         (samples, running.stop().await)
     });
-    println!("{} bytes after {}, {} after {}", samples[0].bytes, samples[0].after, samples[9].bytes, samples[9].after);
+    println!(
+        "{} bytes after {}, {} after {}",
+        samples[0].bytes, samples[0].after, samples[9].bytes, samples[9].after
+    );
     assert!(left::threads_named("tidegate-blocki") <= SLOTS);
     all_were_done(&ended, 10 * ROUND);
     judge(&samples).unwrap_or_else(|growth| panic!("{growth}"));
@@ -394,7 +403,11 @@ fn all_were_done(Ended { report, .. }: &Ended, jobs: u64) {
     let hundredth = jobs / 100;
     assert_eq!((done, panicked), (jobs, hundredth), "{report}");
     // On a busy machine a second attempt may run into its time as well.
-    assert!(timed_out >= hundredth && (12 * hundredth..=13 * hundredth).contains(&failed), "{:?}", report.stats);
+    assert!(
+        timed_out >= hundredth && (12 * hundredth..=13 * hundredth).contains(&failed),
+        "{:?}",
+        report.stats
+    );
 }
 
 #[test]
@@ -436,6 +449,13 @@ async fn times(count: u64, mut turn: impl AsyncFnMut(u64)) -> Vec<Sample> {
     samples
 }
 
+/// Waits until the worker's threads are gone. Even one that was joined the kernel may list for a moment yet.
+async fn threads_are_gone() {
+    while left::threads_named("tidegate-flat") + left::threads_named("tidegate-hb-fla") > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[test]
 fn two_hundred_starts_and_stops_leave_nothing_behind() {
     let _alone = alone();
@@ -449,6 +469,7 @@ fn two_hundred_starts_and_stops_leave_nothing_behind() {
             memory.add(0..100);
         }
         balanced(&running.stop().await.report.stats);
+        threads_are_gone().await;
     }));
     assert_eq!((samples[0].threads, samples[0].tasks), (2, 0), "the runtime's own threads, and no task");
     judge(&samples).unwrap_or_else(|growth| panic!("{growth}"));
@@ -467,10 +488,7 @@ fn two_hundred_abandoned_runs_leave_nothing_behind() {
             tokio::task::yield_now().await;
         }
         running.drop_run().await;
-        // It ends in the background.
-        while left::threads_named("tidegate-flat") + left::threads_named("tidegate-hb-fla") > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        threads_are_gone().await; // it ends in the background
     }));
     judge(&samples).unwrap_or_else(|growth| panic!("{growth}"));
 }
@@ -481,7 +499,8 @@ fn two_hundred_lost_connections_leave_nothing_behind() {
     let runtime = runtime();
     let (samples, ended) = runtime.block_on(async {
         // Leases so short that the heartbeat is at work as well.
-        let memory = Memory::builder().lease_ttl(Duration::from_millis(500)).build().expect("the settings are good");
+        let memory =
+            Memory::builder().lease_ttl(Duration::from_millis(500)).build().expect("the settings are good");
         let server = Server::forgetful(memory);
         let running = start(worker(server.intake()));
         let samples = two_hundred_times(async |cycle| {
@@ -547,7 +566,9 @@ fn cycles_that_keep_a_task_a_thread_or_a_file_are_found_out() {
     }));
     gate.open();
     threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
-    for (what, samples) in [("tasks", keeps_tasks), ("file descriptors", keeps_files), ("threads", keeps_threads)] {
+    for (what, samples) in
+        [("tasks", keeps_tasks), ("file descriptors", keeps_files), ("threads", keeps_threads)]
+    {
         let growth = judge(&samples).expect_err(what);
         assert!(growth.contains(what), "{growth}");
     }
@@ -561,7 +582,8 @@ fn cycles_that_keep_a_task_a_thread_or_a_file_are_found_out() {
 #[ignore = "soak: run by ./check --soak"]
 fn soak() {
     let _alone = alone();
-    let seconds = std::env::var("TIDEGATE_SOAK_SECONDS").map_or(60, |text| text.parse().expect("a number of seconds"));
+    let seconds =
+        std::env::var("TIDEGATE_SOAK_SECONDS").map_or(60, |text| text.parse().expect("a number of seconds"));
     let runtime = runtime();
     let (samples, resident) = runtime.block_on(soaking(Duration::from_secs(seconds)));
     // The first tenth warms up.
@@ -570,7 +592,10 @@ fn soak() {
     let least = |sizes: &[usize]| *sizes.iter().min().expect("at least one second");
     let third = (resident.len() - warm).div_ceil(3);
     let (early, late) = (least(&resident[warm..warm + third]), least(&resident[resident.len() - third..]));
-    assert!(late <= early + RESIDENT_TOLERANCE, "{early} KiB were resident in the first third, {late} KiB in the last");
+    assert!(
+        late <= early + RESIDENT_TOLERANCE,
+        "{early} KiB were resident in the first third, {late} KiB in the last"
+    );
 }
 
 /// In KiB. The heap is judged to the byte; this is for what an allocator or a stack might keep besides.
@@ -618,7 +643,10 @@ async fn soaking(time: Duration) -> (Vec<Sample>, Vec<usize>) {
 
 fn resident_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel counts what is resident");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("the kernel counts what is resident");
     line.trim().trim_end_matches(" kB").parse().expect("kibibytes")
 }
 

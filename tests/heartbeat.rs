@@ -115,7 +115,9 @@ fn loses_no_lease_to_blocked_threads(runtime: &Runtime) {
 
 #[test]
 fn no_lease_is_lost_while_the_only_runtime_thread_is_blocked() {
-    loses_no_lease_to_blocked_threads(&Builder::new_current_thread().enable_all().build().expect("a runtime"));
+    loses_no_lease_to_blocked_threads(
+        &Builder::new_current_thread().enable_all().build().expect("a runtime"),
+    );
 }
 
 #[test]
@@ -134,8 +136,9 @@ fn a_heartbeat_that_shares_the_jobs_thread_loses_leases_to_a_block() {
 }
 
 #[test]
-fn connections_are_made_where_they_are_used() {
-    let (server, tally, gate) = (Server::new(store(Duration::from_millis(300))), Tally::default(), Gate::default());
+fn the_heartbeat_makes_and_uses_its_connection_on_its_own_thread() {
+    let (server, tally, gate) =
+        (Server::new(store(Duration::from_millis(300))), Tally::default(), Gate::default());
     let _opener = gate.opener();
     push(server.memory(), 1);
     let (begun, blocked) = (tally.clone(), gate.clone());
@@ -164,26 +167,24 @@ fn connections_are_made_where_they_are_used() {
             assert_eq!(call.thread, "tidegate-hb-mine", "{verb:?}");
         }
     }
-    for call in server.calls(Verb::Connect) {
-        assert_eq!(call.thread, "tidegate-mine");
-    }
 }
 
 #[test]
 fn both_threads_are_gone_when_run_returns() {
     let server = Server::new(store(Duration::from_millis(300)));
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    for round in 0..20 {
+    let threads = || left::threads_named("tidegate-brief") + left::threads_named("tidegate-hb-bri");
+    for _ in 0..20 {
         push_lasting(server.memory(), 3, 0);
         let running = {
             let _there = runtime.enter();
             start(worker(&server, lasting(&Tally::default())).dispatcher(Dispatcher::OwnThread).name("brief"))
         };
         runtime.block_on(server.memory().drained());
-        assert_eq!(left::threads_named("tidegate-brief") + left::threads_named("tidegate-hb-bri"), 2);
+        left::soon("both threads have their names", || threads() == 2);
         runtime.block_on(running.stop());
-        let left = left::threads_named("tidegate-brief") + left::threads_named("tidegate-hb-bri");
-        assert_eq!(left, 0, "after round {round}: {:?}", left::threads());
+        // They were joined; the kernel may list them for a moment yet.
+        left::soon("both threads are gone", || threads() == 0);
     }
 }
 
@@ -193,7 +194,8 @@ fn an_idle_worker_costs_nothing() {
     let server = Server::new(Memory::new());
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let builder = worker(&server, lasting(&Tally::default())).dispatcher(Dispatcher::OwnThread).name("idle");
+        let builder =
+            worker(&server, lasting(&Tally::default())).dispatcher(Dispatcher::OwnThread).name("idle");
         let running = start(builder);
         // A first job, so that both have had something to do.
         push_lasting(server.memory(), 1, 0);
@@ -296,7 +298,10 @@ async fn a_renewal_that_hangs_is_noticed_when_trust_ends() {
         assert_eq!(reason, CancelReason::LeaseLost);
         // A tenth before the lease's end.
         let after = at - leased;
-        assert!((Duration::from_millis(5400)..=Duration::from_millis(5403)).contains(&after), "told after {after:?}");
+        assert!(
+            (Duration::from_millis(5400)..=Duration::from_millis(5403)).contains(&after),
+            "told after {after:?}"
+        );
     }
     assert!(server.calls(Verb::Settle).is_empty(), "what is lost is not settled, whatever the job says");
     let ended = running.stop().await;
@@ -444,7 +449,8 @@ async fn while_it_waited(answer: Renewal) -> (Vec<(String, u32)>, Ended, Memory)
         begun.begins(&context);
         sleep(Duration::from_secs(20))
     });
-    let builder = Worker::builder(intake, registry).dispatcher(Dispatcher::Shared).max_concurrent_jobs(1).prefetch(1);
+    let builder =
+        Worker::builder(intake, registry).dispatcher(Dispatcher::Shared).max_concurrent_jobs(1).prefetch(1);
     let running = start(builder);
     patiently(async {
         tally.reaches(1).await;

@@ -16,8 +16,8 @@ use faults::log::{Log, duration};
 use faults::running::{Running, patiently};
 use faults::server::{Call, Fault, Server, Verb};
 use tidegate::{
-    ConnectionState, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Inspect as _, Intake, Memory,
-    ReconnectPolicy, Registry, Settled, Source, Stale, StopCause, Worker, WorkerBuilder,
+    ConnectionState, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Inspect as _, Intake,
+    Memory, ReconnectPolicy, Registry, Settled, Source, Stale, StopCause, Worker, WorkerBuilder,
 };
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,10 @@ async fn the_backoff_grows_to_its_cap_and_chance_takes_a_part_off() {
     let gaps = gaps(&server.calls(Verb::Connect));
     for (gap, failures) in gaps.iter().zip(1..) {
         let whole = whole(failures);
-        assert!(*gap >= whole / 2 && *gap <= whole + TICK, "{gap:?} after {failures} failures of at most {whole:?}");
+        assert!(
+            *gap >= whole / 2 && *gap <= whole + TICK,
+            "{gap:?} after {failures} failures of at most {whole:?}"
+        );
     }
     let capped = &gaps[6..];
     let distinct = capped.iter().collect::<std::collections::HashSet<_>>().len();
@@ -104,7 +107,8 @@ async fn the_wait_that_is_logged_is_the_wait_that_is_slept() {
     })
     .await;
     running.stop().await;
-    let source = |line: &faults::log::Line| line.fields.get("connection").is_some_and(|what| what.contains("source"));
+    let source =
+        |line: &faults::log::Line| line.fields.get("connection").is_some_and(|what| what.contains("source"));
     let waits: Vec<_> = log.with(Level::DEBUG, "next attempt").into_iter().filter(source).collect();
     let attempts = server.calls(Verb::Connect);
     assert_eq!(waits.len() + 1, attempts.len(), "each attempt but the first was announced");
@@ -203,7 +207,11 @@ async fn a_connect_that_hangs_is_given_up_and_tried_again() {
     let began = Instant::now();
     patiently(server.called(Verb::Fetch, 1)).await;
     let latest = policy().call_timeout + whole(1) + 2 * TICK;
-    assert!(began.elapsed() >= policy().call_timeout && began.elapsed() <= latest, "took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= policy().call_timeout && began.elapsed() <= latest,
+        "took {:?}",
+        began.elapsed()
+    );
     running.stop().await;
 }
 
@@ -283,7 +291,11 @@ async fn settlements_outlast_a_long_outage() {
         server.comes_back();
         let back = Instant::now();
         server.memory().drained().await;
-        assert!(back.elapsed() <= policy().cap + TICK, "settled {:?} after the server's return", back.elapsed());
+        assert!(
+            back.elapsed() <= policy().cap + TICK,
+            "settled {:?} after the server's return",
+            back.elapsed()
+        );
     })
     .await;
     let ended = running.stop().await;
@@ -347,7 +359,11 @@ async fn a_refusal_for_good_ends_the_worker_with_its_cause() {
     .await;
     let StopCause::Failed(error) = &report.cause else { panic!("it failed: {report}") };
     assert_eq!(error.kind(), ErrorKind::Denied);
-    assert_eq!((report.stats.fetched, report.stats.lost), (4, 4), "there was nobody to settle with: {report}");
+    assert_eq!(
+        (report.stats.fetched, report.stats.lost),
+        (4, 4),
+        "there was nobody to settle with: {report}"
+    );
 }
 
 /// Every place is taken by a settlement that waits, so that no fetch would find it out.
@@ -391,10 +407,13 @@ async fn a_change_of_state_is_one_line_in_the_log() {
     .await;
     for (line, turn) in log.with(Level::INFO, "").iter().zip(0..) {
         let down = turn % 2 == 0;
-        assert_eq!((line.level, line.message.as_str()), match down {
-            true => (Level::WARN, "connection is down, retrying"),
-            false => (Level::INFO, "connection is back"),
-        });
+        assert_eq!(
+            (line.level, line.message.as_str()),
+            match down {
+                true => (Level::WARN, "connection is down, retrying"),
+                false => (Level::INFO, "connection is back"),
+            }
+        );
         assert!(line.fields["target"].contains("the server"), "it says where: {line:?}");
         let tells = if down { &line.fields["cause"] } else { &line.fields["outage"] };
         assert!(!tells.is_empty(), "{line:?}");
@@ -421,7 +440,11 @@ async fn a_server_that_is_busy_for_long_is_one_line_in_the_log() {
     })
     .await;
     let told = log.with(Level::INFO, "");
-    assert!(told.len() <= 6, "{} lines: at most one for each call that fails, and one for each that is well again: {told:#?}", told.len());
+    assert!(
+        told.len() <= 6,
+        "{} lines: at most one for each call that fails, and one for each that is well again: {told:#?}",
+        told.len()
+    );
     running.stop().await;
 }
 
@@ -447,7 +470,8 @@ async fn an_answer_that_comes_at_once_is_followed_by_the_next_fetch() {
     push(&memory, 20);
     let intake = Intake::fixed(Arc::new(OneByOne(memory.clone()))).renewed_by_fixed(Arc::new(memory.clone()));
     let registry = lasting(&tally, Duration::from_secs(60));
-    let running = start(Worker::builder(intake, registry).dispatcher(Dispatcher::Shared).max_concurrent_jobs(20));
+    let running =
+        start(Worker::builder(intake, registry).dispatcher(Dispatcher::Shared).max_concurrent_jobs(20));
     patiently(sleep(Duration::from_secs(1))).await;
     assert_eq!(tally.len(), 20, "slots stand idle beside jobs that wait");
     patiently(memory.drained()).await;
@@ -473,7 +497,10 @@ async fn settlements_that_wait_behind_one_under_way_do_not_make_the_loop_busy() 
     let (server, tally) = (server(), Tally::default());
     push(server.memory(), 2);
     // The first batch fails, then hangs; meanwhile a second job ends.
-    server.next(Verb::Settle, [Some(Fault::Fail(ErrorKind::Unavailable)), Some(Fault::Late(Duration::from_secs(8)))]);
+    server.next(
+        Verb::Settle,
+        [Some(Fault::Fail(ErrorKind::Unavailable)), Some(Fault::Late(Duration::from_secs(8)))],
+    );
     let begun = tally.clone();
     let registry = Registry::new().handle_raw(KIND, move |context: Context| {
         begun.begins(&context);
@@ -493,7 +520,8 @@ fn an_outage_costs_no_processor_time() {
     runtime.block_on(async {
         server.next(Verb::Fetch, [Some(Fault::Fail(ErrorKind::Connection)), Some(Fault::Hang)]);
         let registry = lasting(&Tally::default(), Duration::ZERO);
-        let builder = worker(&server, registry).dispatcher(Dispatcher::OwnThread).name("lazy").reconnect(policy);
+        let builder =
+            worker(&server, registry).dispatcher(Dispatcher::OwnThread).name("lazy").reconnect(policy);
         let running = start(builder.shutdown_deadline(Duration::from_secs(1)));
         server.called(Verb::Fetch, 2).await;
         let (_, before) = left::effort("tidegate-lazy");
@@ -554,13 +582,20 @@ async fn whatever_kind_of_fault_passes_the_work_goes_on() {
     .await;
     let ended = running.stop().await;
     assert_eq!(server.memory().counts().await.expect("memory counts").done, 5 * 7 * 30, "{}", ended.report);
-    assert_eq!((server.sessions_alive(), server.memory().counts().await.expect("memory counts").dead), (0, 0));
+    assert_eq!(
+        (server.sessions_alive(), server.memory().counts().await.expect("memory counts").dead),
+        (0, 0)
+    );
 }
 
 /// A job that blocks the runtime's only thread holds nothing up that heals.
 #[test]
 fn it_heals_while_every_runtime_thread_is_blocked() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let (server, tally, gate) = (server(), Tally::default(), Gate::default());
     let _opener = gate.opener();
     push(server.memory(), 1);
@@ -610,7 +645,9 @@ async fn extreme_settings_are_refused_or_work() {
         |builder| builder.fetch_wait(Duration::MAX),
         |builder| builder.cancel_grace(Duration::MAX),
         |builder| {
-            builder.reconnect(policy_with(|policy| (policy.initial, policy.cap) = (Duration::MAX, Duration::MAX)))
+            builder.reconnect(policy_with(|policy| {
+                (policy.initial, policy.cap) = (Duration::MAX, Duration::MAX)
+            }))
         },
         |builder| builder.reconnect(policy_with(|policy| policy.call_timeout = Duration::MAX)),
     ];

@@ -7,23 +7,22 @@
 
 mod faults;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use faults::jobs::{Gate, KIND, Tally, finish_elsewhere, push};
 use faults::left::soon;
+use faults::pops::Pops;
 use faults::running::{Ended, Running, balanced, patiently};
 use faults::server::{Fault, Server, Verb};
 use tidegate::{
-    CancelReason, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Inspect as _, Intake, Job, JobId,
-    JobPhase, Kind, Memory, Outcome, Phase, Registry, Report, Settled, Settlement, Shutdown, Source, Stale, State,
-    Stats, StopCause, Tag, Worker, WorkerBuilder,
-    WorkerHandle,
+    CancelReason, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Inspect as _, Intake, Job,
+    JobId, JobPhase, Kind, Memory, Outcome, Phase, Registry, Report, Settled, Shutdown, Source, Stale, State,
+    Stats, StopCause, Tag, Worker, WorkerBuilder, WorkerHandle,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -81,7 +80,10 @@ fn store() -> Memory {
 }
 
 fn worker(intake: Intake, registry: Registry, place: Dispatcher) -> WorkerBuilder {
-    Worker::builder(intake, registry).max_concurrent_jobs(20).shutdown_deadline(deadline(place)).dispatcher(place)
+    Worker::builder(intake, registry)
+        .max_concurrent_jobs(20)
+        .shutdown_deadline(deadline(place))
+        .dispatcher(place)
 }
 
 fn start(intake: Intake, registry: Registry, place: Dispatcher) -> Running {
@@ -176,7 +178,10 @@ async fn jobs_that_finish_while_draining_are_done(place: Dispatcher) {
     );
     tally.reaches(20).await;
     let ended = running.stop().await;
-    assert!(ended.took <= Duration::from_millis(1500), "done after half a second, and then it waits for nothing");
+    assert!(
+        ended.took <= Duration::from_millis(1500),
+        "done after half a second, and then it waits for nothing"
+    );
     assert_eq!((ended.report.stats.done, ended.report.stats.started), (20, 20), "{}", ended.report);
     assert_eq!(tally.len(), 20, "none of the five others was begun");
     assert_eq!(finish_elsewhere(&memory).await.len(), 5);
@@ -360,7 +365,6 @@ async fn settlements_that_an_outage_holds_up_are_reported(place: Dispatcher) {
     server.called(Verb::Settle, 1).await;
     server.goes_down();
     let ended = running.stop().await;
-    took(&ended, place, ended.took.as_secs_f64() / deadline(place).as_secs_f64());
     assert!(ended.took <= deadline(place) + Duration::from_secs(1), "took {:?}", ended.took);
     assert_eq!((ended.report.stats.fetched, ended.report.stats.lost), (6, 6), "{}", ended.report);
     server.comes_back();
@@ -402,7 +406,11 @@ async fn a_second_signal_cancels_and_a_third_aborts(place: Dispatcher) {
     let ended = first.stop().await;
     // Cancelled at once, aborted half a reserve later: a tenth of the deadline.
     took(&ended, place, 0.1);
-    assert!(ended.took < deadline(place).mul_f64(0.7), "the second signal did not shorten it: {:?}", ended.took);
+    assert!(
+        ended.took < deadline(place).mul_f64(0.7),
+        "the second signal did not shorten it: {:?}",
+        ended.took
+    );
     assert_eq!(ended.report.stats.released, 3, "{}", ended.report);
 
     let second = start(memory.intake(), handler(&tally, deaf), place);
@@ -411,7 +419,11 @@ async fn a_second_signal_cancels_and_a_third_aborts(place: Dispatcher) {
     second.shutdown.stop();
     let ended = second.stop().await;
     took(&ended, place, 0.0);
-    assert!(ended.took < deadline(place).mul_f64(0.7), "the third signal did not shorten it: {:?}", ended.took);
+    assert!(
+        ended.took < deadline(place).mul_f64(0.7),
+        "the third signal did not shorten it: {:?}",
+        ended.took
+    );
     assert_eq!((ended.report.stats.released, ended.report.stats.aborted), (3, 3), "{}", ended.report);
     all_come_again(&memory, 3, 1).await;
 }
@@ -501,61 +513,13 @@ fn refuses(error: &Error, setting: &str) -> bool {
     error.is_invalid_input() && error.to_string().contains(setting)
 }
 
-/// A queue without leases, whose pop destroys: what is popped stands nowhere until the answer has arrived,
-/// `reply` later, whether or not anybody still waits for it.
-#[derive(Clone)]
-struct Pops {
-    queue: Arc<Mutex<VecDeque<Arc<Job>>>>,
-    popped: Arc<Notify>,
-    reply: Duration,
-}
-
-impl Pops {
-    fn new(jobs: usize, reply: Duration) -> Self {
-        let job = |number: usize| {
-            let (id, payload) = (JobId::new(number.to_string()), number.to_string().into());
-            Arc::new(Job::new(id, Kind::new(KIND), payload, std::time::SystemTime::UNIX_EPOCH))
-        };
-        Self { queue: Arc::new(Mutex::new((0..jobs).map(job).collect())), popped: Arc::default(), reply }
-    }
-
-    fn len(&self) -> usize {
-        self.queue.lock().expect("nothing panics under this lock").len()
-    }
-}
-
-#[async_trait]
-impl Source for Pops {
-    async fn fetch(&self, _: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
-        let popped = self.queue.lock().expect("nothing panics under this lock").pop_front();
-        let Some(job) = popped else {
-            stop.cancelled().await;
-            return Ok(Vec::new());
-        };
-        self.popped.notify_one();
-        sleep(self.reply).await;
-        let key = job.id.as_str().parse().expect("ids are numbers");
-        Ok(vec![Delivery { job, attempt: 1, tag: Tag { session: 0, key, token: 0 }, lease: None }])
-    }
-
-    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
-        for settled in settled {
-            assert!(matches!(settled.settlement, Settlement::Release { .. }), "no job is begun here");
-            let again = Pops::new(settled.tag.key as usize + 1, self.reply);
-            let job = again.queue.lock().expect("nothing panics under this lock").pop_back();
-            self.queue.lock().expect("nothing panics under this lock").extend(job);
-        }
-        Ok(Stale::default())
-    }
-}
-
 /// However it is stopped: as long as the deadline leaves time, the answer of a pop that is under way is waited
 /// for, since what it brings stands nowhere else.
 async fn a_pop_under_way_is_not_cut(place: Dispatcher, signals: usize, reply: Duration) {
     let pops = Pops::new(1, reply);
     let registry = handler(&Tally::default(), |_| async { Outcome::Done });
-    let running = start(Intake::fixed(Arc::new(pops.clone())), registry, place);
-    pops.popped.notified().await;
+    let running = start(pops.intake(), registry, place);
+    pops.popped().await;
     for _ in 1..signals {
         running.shutdown.stop();
     }
@@ -583,8 +547,8 @@ async fn a_third_signal_does_not_cut_a_pop_that_is_about_to_answer() {
 async fn dropping_run_does_not_cut_a_pop_that_is_about_to_answer() {
     let pops = Pops::new(1, Duration::from_millis(20));
     let registry = handler(&Tally::default(), |_| async { Outcome::Done });
-    let running = start(Intake::fixed(Arc::new(pops.clone())), registry, Dispatcher::OwnThread);
-    pops.popped.notified().await;
+    let running = start(pops.intake(), registry, Dispatcher::OwnThread);
+    pops.popped().await;
     let handle = running.handle.clone();
     running.drop_run().await;
     tokio::task::spawn_blocking(move || {
@@ -609,9 +573,11 @@ async fn dropping_run_hands_back_what_it_held() {
     tally.reaches(3).await;
     let handle = running.handle.clone();
     running.drop_run().await;
-    tokio::task::spawn_blocking(move || soon("the worker has ended", || handle.stats().state == State::Ended))
-        .await
-        .expect("it ends");
+    tokio::task::spawn_blocking(move || {
+        soon("the worker has ended", || handle.stats().state == State::Ended)
+    })
+    .await
+    .expect("it ends");
     all_come_again(&memory, 5, 1).await;
 }
 
@@ -639,6 +605,48 @@ async fn dropping_run_under_a_shared_dispatcher_ends_the_jobs_and_loses_none() {
     assert_eq!(finish_elsewhere(&memory).await.len(), 3);
 }
 
+/// A source that is never empty and never waits.
+struct Torrent(AtomicU64);
+
+#[async_trait]
+impl Source for Torrent {
+    async fn fetch(&self, wanted: &FetchRequest, _: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        let deliver = |_| {
+            let key = self.0.fetch_add(1, Ordering::Relaxed);
+            let job =
+                Job::new(JobId::new("drop"), Kind::new(KIND), Default::default(), SystemTime::UNIX_EPOCH);
+            Delivery { job: Arc::new(job), attempt: 1, tag: Tag { session: 0, key, token: 0 }, lease: None }
+        };
+        Ok((0..wanted.max.get()).map(deliver).collect())
+    }
+
+    async fn settle(&self, _: &[Settled]) -> Result<Stale, Error> {
+        Ok(Stale::default())
+    }
+}
+
+/// However busy the loop is, it hears of a stop, answers questions and tells the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_at_full_load_hears_of_everything_at_once() {
+    for slots in [1, 64, 1000] {
+        let registry = Registry::new().handle_raw(KIND, |_: Context| async {});
+        let builder =
+            worker(Intake::fixed(Arc::new(Torrent(AtomicU64::new(0)))), registry, Dispatcher::OwnThread);
+        let running =
+            Running::start(builder.max_concurrent_jobs(slots).build().expect("the settings are good"));
+        while running.handle.stats().done < 3_000 {
+            tokio::task::yield_now().await;
+        }
+        let asked = Instant::now();
+        running.handle.jobs().await;
+        assert!(asked.elapsed() < Duration::from_millis(900), "a question took {:?}", asked.elapsed());
+        let ended = running.stop().await;
+        assert!(ended.took < Duration::from_millis(900), "took {:?}: {}", ended.took, ended.report);
+        let Stats { fetched, done, released, .. } = ended.report.stats;
+        assert_eq!(fetched, done + released, "{}", ended.report);
+    }
+}
+
 /// A runtime with this many threads, and a worker on it whose future the calling thread drives, so that
 /// blocked threads of the runtime don't hold that up.
 struct Blocked {
@@ -652,7 +660,8 @@ impl Blocked {
     /// Of `jobs` jobs, as many as there are threads block theirs; the others have been handed to the runtime,
     /// which has no thread to poll them with.
     fn new(threads: usize, jobs: usize) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+        let runtime =
+            Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
         let this = Self { runtime, memory: store(), tally: Tally::default(), gate: Gate::default() };
         push(&this.memory, jobs);
         this
@@ -666,7 +675,8 @@ impl Blocked {
             gate.block();
             async {}
         });
-        let builder = worker(self.memory.intake(), registry, Dispatcher::OwnThread).shutdown_deadline(deadline);
+        let builder =
+            worker(self.memory.intake(), registry, Dispatcher::OwnThread).shutdown_deadline(deadline);
         let worker = builder.build().expect("the settings are good");
         let (shutdown, handle) = (Shutdown::new(), worker.handle());
         let threads = self.runtime.metrics().num_workers();
@@ -680,7 +690,8 @@ impl Blocked {
             when_blocked(&shutdown, &handle).await;
             asked
         };
-        let (report, asked) = self.runtime.block_on(async { tokio::join!(worker.run(shutdown.clone()), stopped) });
+        let (report, asked) =
+            self.runtime.block_on(async { tokio::join!(worker.run(shutdown.clone()), stopped) });
         balanced(&report.stats);
         Ended { report, took: asked.elapsed() }
     }
@@ -709,7 +720,12 @@ fn with_every_runtime_thread_blocked_it_ends_in_time_and_loses_nothing() {
     assert_eq!((fetched, lost + released), (20, 20), "{}", ended.report);
     assert_eq!(ended.report.held.len() as u64, lost);
     let blocking: Vec<_> = ended.report.held.iter().filter(|job| job.phase == JobPhase::Stuck).collect();
-    assert_eq!(blocking.len(), 2, "the two that block their threads are named as such: {:?}", ended.report.held);
+    assert_eq!(
+        blocking.len(),
+        2,
+        "the two that block their threads are named as such: {:?}",
+        ended.report.held
+    );
     assert_eq!(blocked.finish_elsewhere().len(), 20);
 }
 
@@ -781,6 +797,60 @@ fn a_worker_whose_runtime_is_shut_down_hands_its_jobs_back_and_ends() {
     elsewhere.block_on(all_come_again(&memory, 8, 1));
 }
 
+/// It learns of it from the first job that can't be run, even one that no thread has seen.
+#[test]
+fn an_idle_worker_whose_runtime_is_shut_down_ends_with_the_next_job() {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let server = Server::new(store());
+    let registry = handler(&Tally::default(), |_| async { Outcome::Done });
+    let worker =
+        worker(server.intake(), registry, Dispatcher::OwnThread).build().expect("the settings are good");
+    let handle = worker.handle();
+    let driver = drive(worker, &runtime);
+    runtime.block_on(server.called(Verb::Fetch, 1));
+    runtime.shutdown_background();
+    push(server.memory(), 3);
+    soon("the worker has ended", || handle.stats().state == State::Ended);
+    let report = driver.join().expect("run does not panic");
+    balanced(&report.stats);
+    assert_eq!(report.stats.lost, 0, "{report}");
+    let elsewhere = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    elsewhere.block_on(all_come_again(server.memory(), 3, 1));
+}
+
+/// Nobody can then be told, but the jobs are back in time.
+#[test]
+fn a_worker_ends_in_time_though_the_only_thread_that_could_hear_of_it_is_blocked() {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (memory, tally, gate) = (store(), Tally::default(), Gate::default());
+    let _opener = gate.opener();
+    push(&memory, 4);
+    let (begun, blocked) = (tally.clone(), gate.clone());
+    let registry = Registry::new().handle_raw(KIND, move |context: Context| {
+        begun.begins(&context);
+        blocked.block();
+        async {}
+    });
+    let worker =
+        worker(memory.intake(), registry, Dispatcher::OwnThread).build().expect("the settings are good");
+    let (handle, shutdown) = (worker.handle(), Shutdown::new());
+    let stop = shutdown.clone();
+    let watch = move || {
+        soon("every job was handed to the runtime", || handle.stats().started == 4 && tally.len() == 1);
+        let asked = Instant::now();
+        stop.stop();
+        soon("the worker has ended", || handle.stats().state == State::Ended);
+        gate.open();
+        (asked.elapsed(), handle.stats())
+    };
+    let watcher = std::thread::Builder::new().name("watcher".into()).spawn(watch).expect("a thread");
+    let report = runtime.block_on(worker.run(shutdown));
+    let (took, stats) = watcher.join().expect("it does not panic");
+    assert!(took <= Duration::from_secs(2), "took {took:?}: {report}");
+    assert_eq!((stats.fetched, stats.lost, stats.released), (4, 1, 3), "{report}");
+    assert_eq!(runtime.block_on(finish_elsewhere(&memory)).len(), 4);
+}
+
 #[test]
 fn a_blocking_handler_is_not_handed_back_while_it_runs_though_the_runtime_is_gone() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -792,7 +862,8 @@ fn a_blocking_handler_is_not_handed_back_while_it_runs_though_the_runtime_is_gon
         begun.begins(&context);
         gate.block();
     });
-    let worker = worker(memory.intake(), registry, Dispatcher::OwnThread).build().expect("the settings are good");
+    let worker =
+        worker(memory.intake(), registry, Dispatcher::OwnThread).build().expect("the settings are good");
     let driver = drive(worker, &runtime);
     runtime.block_on(tally.reaches(1));
     runtime.shutdown_background();
@@ -803,7 +874,8 @@ fn a_blocking_handler_is_not_handed_back_while_it_runs_though_the_runtime_is_gon
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_that_blocks_its_thread_does_not_hold_up_the_stop() {
-    let memory = Memory::builder().lease_ttl(Duration::from_millis(300)).build().expect("the settings are good");
+    let memory =
+        Memory::builder().lease_ttl(Duration::from_millis(300)).build().expect("the settings are good");
     let (server, tally) = (Server::new(memory), Tally::default());
     push(server.memory(), 1);
     server.breaks(Verb::Renew, Fault::Block(Duration::from_secs(4)));

@@ -10,7 +10,7 @@ use crate::attempt::Attempt;
 use crate::context::CancelReason;
 use crate::error::Error;
 use crate::outcome::Outcome;
-use crate::retry::{backoff, less_jitter, splitmix, unit_random};
+use crate::retry::{backoff, later, less_jitter, splitmix, unit_random};
 use crate::shutdown::Phase;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
 use crate::telemetry::seconds;
@@ -27,6 +27,15 @@ const CAPPED_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a delivery of an unknown kind that is handed back stays away.
 const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a fetch on a session that is given up may take to return what it has taken.
+const CALLED_BACK: Duration = Duration::from_secs(1);
+
+/// An answer that comes sooner than this and brings nothing comes from a source that does not wait.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// How long to leave such a source alone, so that asking it does not become a busy loop.
+const EMPTY_WAIT: Duration = Duration::from_millis(20);
 
 /// The pace of fetching, and what goes round from one fetch to the next.
 pub(crate) struct Fetcher {
@@ -46,6 +55,7 @@ pub(crate) struct Call {
     request: FetchRequest,
     permits: Vec<Permit>,
     stop: CancellationToken,
+    since: Instant,
 }
 
 impl Fetcher {
@@ -70,6 +80,11 @@ impl Fetcher {
         self.not_before
     }
 
+    /// Whether there is room for more deliveries.
+    pub(crate) fn has_room(&self) -> bool {
+        self.places.free() > 0
+    }
+
     /// Changes how many deliveries may be held. Returns whether there are fewer places than before.
     pub(crate) fn set_places(&self, places: usize) -> bool {
         let before = self.places.limit();
@@ -80,7 +95,9 @@ impl Fetcher {
 
 /// Sends a fetch through the live session. Returns the call with the answer.
 ///
-/// A source that has not answered a call time-out after its wait hangs: its session is given up.
+/// A source that has not answered a call time-out after its wait hangs: its session is given up. So is the
+/// fetch when a settlement has found that the session is dead: it is called back, and given a moment for what
+/// it may have taken.
 pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Call, Result<Vec<Delivery>, Error>) {
     let answer = async {
         let session = tokio::select! {
@@ -88,8 +105,16 @@ pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Cal
             session = source.session() => session?,
             () = call.stop.cancelled() => return Ok(Vec::new()),
         };
-        let limit = call.request.wait + source.call_timeout();
-        let answer = source.within(limit, session.live.fetch(&call.request, &call.stop)).await;
+        let limit = call.request.wait.saturating_add(source.call_timeout());
+        let mut fetching = std::pin::pin!(source.within(limit, session.live.fetch(&call.request, &call.stop)));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut fetching => answer,
+            () = source.given_up(&session) => {
+                call.stop.cancel();
+                source.within(CALLED_BACK, fetching).await
+            }
+        };
         match &answer {
             Ok(_) => source.succeeded(&session),
             Err(error) => source.failed(&session, error).await,
@@ -101,10 +126,15 @@ pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Cal
 }
 
 impl Loop {
+    /// Whether there is room and reason for a fetch at `now`.
+    pub(crate) fn may_fetch(&self, now: Instant) -> bool {
+        let wanted = self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet();
+        wanted && self.fetcher.has_room() && self.fetcher.not_before.is_none_or(|at| at <= now)
+    }
+
     /// The next fetch, if there is room and reason for one. Takes its permits.
     pub(crate) fn next_fetch(&mut self, now: Instant) -> Option<Call> {
-        let wanted = self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet();
-        if !wanted || self.fetcher.not_before.is_some_and(|at| now < at) {
+        if !self.may_fetch(now) {
             return None;
         }
         let fetcher = &mut self.fetcher;
@@ -123,12 +153,12 @@ impl Loop {
         if fetcher.stop.is_cancelled() {
             fetcher.stop = CancellationToken::new();
         }
-        Some(Call { request, permits, stop: fetcher.stop.clone() })
+        Some(Call { request, permits, stop: fetcher.stop.clone(), since: now })
     }
 
     /// A fetch was answered: its deliveries are taken in, each with a permit; the other permits are freed.
     pub(crate) fn fetched(&mut self, call: Call, answer: Result<Vec<Delivery>, Error>) {
-        let Call { request, mut permits, .. } = call;
+        let Call { request, mut permits, stop, since } = call;
         self.fetcher.spare = Some(request);
         match answer {
             Ok(deliveries) => {
@@ -137,6 +167,9 @@ impl Loop {
                 self.stats.fetched += deliveries.len() as u64;
                 if std::mem::take(&mut self.fetcher.failures) > 0 {
                     tracing::info!("fetching works again");
+                }
+                if deliveries.is_empty() && !stop.is_cancelled() && since.elapsed() < AT_ONCE {
+                    self.fetcher.not_before = Some(Instant::now() + EMPTY_WAIT);
                 }
                 self.take_in(deliveries, &mut permits);
             }
@@ -166,7 +199,7 @@ impl Loop {
         if !error.is_disconnect() && self.fetcher.failures == 1 {
             tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
         }
-        self.fetcher.not_before = Some(Instant::now() + wait);
+        self.fetcher.not_before = Some(later(Instant::now(), wait));
     }
 
     fn take_in(&mut self, deliveries: Vec<Delivery>, permits: &mut Vec<Permit>) {
@@ -277,12 +310,21 @@ impl Loop {
         }
         let deadline = run.set_deadline(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
-        let attempt = Attempt { place, run, completions: self.completions.clone() };
+        let attempt = Attempt::new(place, run, self.completions.clone());
         handler.spawn(attempt, &mut self.tasks, &self.jobs);
         self.stats.started += 1;
         if let Some(at) = deadline {
             self.flights.sweep_by(at);
         }
+    }
+
+    /// Hands back what was handed to the runtime and has not begun, since no thread was free for it.
+    pub(crate) fn revoke_not_begun(&mut self) {
+        let revoked = |(place, flight): (usize, &Flight)| {
+            (matches!(flight.stage, Stage::Running { .. }) && flight.run.revoke()).then_some(place)
+        };
+        let places: Vec<usize> = self.flights.iter().filter_map(revoked).collect();
+        places.into_iter().for_each(|place| self.hand_back(place));
     }
 
     /// Hands a delivery back that has not been started.

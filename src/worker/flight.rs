@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::context::{CancelReason, Run};
 use crate::inspect::{JobPhase, JobView};
 use crate::job::JobId;
+use crate::retry::later;
 use crate::source::Settled;
 use crate::worker::config::KnownKind;
 use crate::worker::slots::Permit;
@@ -136,6 +137,15 @@ impl Flights {
         swept
     }
 
+    /// The time is up: whatever was aborted and is still there is stuck, however short a time ago that was.
+    pub(crate) fn name_stuck(&mut self) {
+        for (_, flight) in &mut self.table {
+            if let Stage::Running { ending, .. } = &mut flight.stage {
+                *ending = Some(Ending::Stuck);
+            }
+        }
+    }
+
     /// What a person may see of them at `now`.
     pub(crate) fn views(&self, now: Instant) -> Vec<JobView> {
         self.table.iter().map(|(_, flight)| flight.view(now)).collect()
@@ -156,7 +166,7 @@ impl Flight {
             if self.run.cancel_reason().is_none() {
                 return deadline;
             }
-            *ending = Some(Ending::Cancelling(now + grace));
+            *ending = Some(Ending::Cancelling(later(now, grace)));
         }
         if let Some(Ending::Cancelling(at)) = *ending {
             let at = abort_at.map_or(at, |latest| at.min(latest));

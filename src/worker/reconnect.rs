@@ -21,12 +21,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::{Chain, Error, ErrorKind};
 use crate::outcome::Panicked;
-use crate::retry::{backoff, less_jitter, unit_random};
+use crate::retry::{backoff, later, less_jitter, unit_random};
 use crate::source::Connect;
 use crate::telemetry::ConnectionTelemetry;
 
@@ -92,6 +92,7 @@ pub(crate) struct Reconnecting<T: ?Sized> {
     current: AtomicU64,
     proven: AtomicU64,
     state: Arc<watch::Sender<ConnectionState>>,
+    lost: Notify,
     telemetry: ConnectionTelemetry,
 }
 
@@ -127,6 +128,7 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
             current: AtomicU64::new(0),
             proven: AtomicU64::new(0),
             state,
+            lost: Notify::new(),
             telemetry,
         }
     }
@@ -178,6 +180,21 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         let mut link = self.owner.lock().await;
         if link.number == session.number && link.session.take().is_some() {
             self.went_down(&mut link, error);
+            self.current.store(0, Ordering::Relaxed);
+            self.lost.notify_waiters();
+        }
+    }
+
+    /// Resolves when `session` is no longer the current one.
+    pub(crate) async fn given_up(&self, session: &Session<T>) {
+        let mut lost = std::pin::pin!(self.lost.notified());
+        loop {
+            lost.as_mut().enable();
+            if self.current.load(Ordering::Relaxed) != session.number {
+                return;
+            }
+            lost.as_mut().await;
+            lost.set(self.lost.notified());
         }
     }
 
@@ -237,7 +254,7 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         let whole = backoff(self.policy.initial, self.policy.factor, self.policy.cap, link.failures);
         let wait = less_jitter(whole, self.policy.jitter, unit_random((self.seed, link.number, link.failures)));
         let now = Instant::now();
-        link.due = Some(now + wait);
+        link.due = Some(later(now, wait));
         self.telemetry.connected.set(0.0);
         let cause: Arc<str> = Chain(error).to_string().into();
         let (target, failures) = (self.connect.target(), link.failures);

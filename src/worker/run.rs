@@ -23,7 +23,6 @@ use tokio::time::{Instant, Sleep};
 use crate::attempt::{Completions, End, Finished};
 use crate::context::{CancelReason, Run};
 use crate::job::Job;
-use crate::lease::Trust;
 use crate::limit::KindCaps;
 use crate::outcome::Outcome;
 use crate::shutdown::Phase;
@@ -79,8 +78,8 @@ pub(crate) struct Loop {
     pub(crate) spare: Spare,
     /// Room for what has finished.
     pub(crate) finished: Vec<Finished>,
-    /// Room for the answers about a batch's leases.
-    pub(crate) trust: Vec<Trust>,
+    /// The runtime of the jobs is going down.
+    pub(crate) runtime_gone: bool,
     /// Room for the places of a fetch's deliveries.
     pub(crate) entered: Vec<usize>,
 }
@@ -107,7 +106,7 @@ fn poll_maybe<F: Future>(slot: &mut Pin<Box<Option<F>>>, cx: &mut Context<'_>) -
 impl Loop {
     /// Runs to the end and says what came of it.
     pub(crate) async fn run(mut self) -> Report {
-        let source = self.source.clone();
+        let (source, leases) = (self.source.clone(), self.leases.clone());
         let mut fetching = Box::pin(None);
         let mut settling = Box::pin(None);
         let mut timer = Box::pin(tokio::time::sleep(IDLE));
@@ -118,7 +117,7 @@ impl Loop {
             self.obey(now);
             self.sweep(now);
             if settling.is_none() && self.next_batch(&mut batch, now) {
-                settling.set(Some(settle(&source, std::mem::take(&mut batch))));
+                settling.set(Some(settle(&source, &leases, std::mem::take(&mut batch))));
             }
             let settled = poll_fn(|cx| Poll::Ready(poll_maybe(&mut settling, cx))).await;
             if let Poll::Ready((settled, answer)) = settled {
@@ -129,16 +128,18 @@ impl Loop {
                 fetching.set(Some(fetch(&source, call)));
             }
             let fetched = poll_fn(|cx| Poll::Ready(poll_maybe(&mut fetching, cx))).await;
+            let mut more_to_fetch = false;
             if let Poll::Ready((call, answer)) = fetched {
                 self.fetched(call, answer);
                 self.start_ready(now);
+                more_to_fetch = self.may_fetch(now);
             }
             self.publish();
             if self.is_over(fetching.is_some(), now) {
                 break;
             }
             let more_to_settle = settling.is_none() && self.unsettled.is_due(now);
-            if more_to_settle || self.flights.next_sweep().is_some_and(|at| at <= now) {
+            if more_to_fetch || more_to_settle || self.flights.next_sweep().is_some_and(|at| at <= now) {
                 continue;
             }
             self.set_timer(&mut timer, now);
@@ -199,6 +200,15 @@ impl Loop {
     /// An attempt has ended: what is the source to be told?
     fn ended(&mut self, place: usize, end: End, run_time: Duration) {
         let Some(flight) = self.flights.get_mut(place) else { return };
+        if matches!(end, End::Dropped) {
+            // No job can run there any more.
+            tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
+            self.runtime_gone = true;
+            flight.run.cancel(CancelReason::Shutdown);
+            if flight.run.has_children() {
+                return; // what it left on the blocking pool goes on: nobody else may begin
+            }
+        }
         let (delivery, kind) = (&flight.run.delivery, &flight.kind);
         kind.telemetry.run_seconds.record(seconds(run_time));
         if self.caps.put_back(&delivery.job.kind) {
@@ -211,12 +221,7 @@ impl Loop {
                 let Job { id, kind, .. } = &*delivery.job;
                 tracing::error!(%id, %kind, attempt = delivery.attempt, %panic, "job panicked");
             }
-            End::Dropped => {
-                // No job can run there any more.
-                tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
-                self.control.stop.escalate(Phase::Abort);
-            }
-            End::Returned(_) | End::Aborted => {}
+            End::Returned(_) | End::Aborted | End::Dropped => {}
         }
         let Some(outcome) = verdict(&flight.run, end) else { return self.give_up(place) };
         let settled = settlement(delivery, kind, &outcome, self.limits.seed);
@@ -242,6 +247,9 @@ impl Loop {
         if self.stopping.asked() < asked {
             self.stopping.ask(asked, now);
         }
+        if self.runtime_gone {
+            self.stopping.ask(Phase::Abort, now);
+        }
         if matches!(self.cause, Some(StopCause::Failed(_))) {
             self.stopping.ask(Phase::Drain, now);
         }
@@ -252,6 +260,7 @@ impl Loop {
         tracing::info!(?phase, in_flight = self.flights.len(), "stopping");
         self.phase = phase;
         self.fetcher.interrupt();
+        self.revoke_not_begun();
         if phase >= Phase::Cancel {
             for (_, flight) in self.flights.iter() {
                 if matches!(flight.stage, Stage::Running { .. }) {
@@ -315,17 +324,11 @@ impl Loop {
 
     /// Whether there is nothing left to do, or no time left to do it in.
     fn is_over(&self, fetching: bool, now: Instant) -> bool {
-        let done = self.flights.is_empty();
-        if matches!(self.cause, Some(StopCause::SourceEnded)) && done && !fetching {
-            return true;
-        }
-        match self.phase {
-            Phase::Running => false,
-            // A fetch was told to return; until jobs would be cancelled there is time to wait for what it
-            // may have taken.
-            Phase::Drain => done && !fetching,
-            Phase::Cancel | Phase::Abort => done || self.stopping.is_over(now),
-        }
+        // A fetch was told to return: while there is time it is waited for, since what it may have taken off
+        // the queue would be lost with it.
+        let done = self.flights.is_empty() && !fetching;
+        let ending = self.phase > Phase::Running || matches!(self.cause, Some(StopCause::SourceEnded));
+        done && ending || self.stopping.is_over(now)
     }
 
     fn set_timer(&self, timer: &mut Pin<Box<Sleep>>, now: Instant) {
@@ -353,6 +356,7 @@ impl Loop {
 
     fn report(mut self) -> Report {
         let now = Instant::now();
+        self.flights.name_stuck();
         let held = self.flights.views(now);
         for job in &held {
             tracing::error!(id = %job.id, kind = %job.kind, phase = ?job.phase, "left behind at the shutdown deadline");

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use crate::error::{Chain, Error};
 use crate::lease::Trust;
-use crate::retry::{backoff, less_jitter, unit_random};
+use crate::retry::{backoff, later, less_jitter, unit_random};
 use crate::source::{Settled, Settlement, Source, Stale};
 use crate::worker::flight::{Flight, Stage};
+use crate::worker::leases::Leases;
 use crate::worker::reconnect::{ReconnectPolicy, Reconnecting};
 use crate::worker::report::StopCause;
 use crate::worker::run::Loop;
@@ -33,6 +34,9 @@ pub(crate) struct Unsettled {
 pub(crate) struct Batch {
     pub(crate) places: Vec<usize>,
     pub(crate) settled: Vec<Settled>,
+    /// Those that were taken out since their lease is lost.
+    lost: Vec<usize>,
+    trust: Vec<Trust>,
     /// No session can be had any more, for a reason that waiting does not mend.
     pub(crate) no_session: bool,
 }
@@ -42,6 +46,24 @@ impl Batch {
         self.places.clear();
         self.settled.clear();
         self.no_session = false;
+    }
+
+    fn take_out_lost<T: Clone>(&mut self, leases: &Leases<T>) {
+        leases.trust(self.places.iter().copied(), Instant::now(), &mut self.trust);
+        if !self.trust.contains(&Trust::Lost) {
+            return;
+        }
+        let Self { places, settled, lost, trust, .. } = self;
+        let mut at = 0..;
+        settled.retain(|_| at.next().is_some_and(|at| trust[at] != Trust::Lost));
+        let mut at = 0..;
+        places.retain(|place| {
+            let keep = at.next().is_some_and(|at| trust[at] != Trust::Lost);
+            if !keep {
+                lost.push(*place);
+            }
+            keep
+        });
     }
 }
 
@@ -84,7 +106,7 @@ impl Unsettled {
         self.failures = self.failures.saturating_add(1);
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.failures);
         let wait = less_jitter(whole, policy.jitter, unit_random((seed, "settle", self.failures)));
-        self.not_before = Some(now + wait);
+        self.not_before = Some(later(now, wait));
         if !error.is_transient() {
             self.one_by_one = self.waiting.len();
         }
@@ -96,7 +118,13 @@ impl Unsettled {
 }
 
 /// Sends a batch through the live session. Returns the batch with the answer.
-pub(crate) async fn settle(source: &Reconnecting<dyn Source>, mut batch: Batch) -> (Batch, Result<Stale, Error>) {
+///
+/// What can no longer be trusted is taken out just before it is sent (P5): an outage may have outlived a lease.
+pub(crate) async fn settle<T: Clone>(
+    source: &Reconnecting<dyn Source>,
+    leases: &Leases<T>,
+    mut batch: Batch,
+) -> (Batch, Result<Stale, Error>) {
     let session = match source.session().await {
         Ok(session) => session,
         Err(error) => {
@@ -104,50 +132,40 @@ pub(crate) async fn settle(source: &Reconnecting<dyn Source>, mut batch: Batch) 
             return (batch, Err(error));
         }
     };
-    let answer = async {
-        let answer = source.within(source.call_timeout(), session.live.settle(&batch.settled)).await;
-        match &answer {
-            Ok(_) => source.succeeded(&session),
-            Err(error) => source.failed(&session, error).await,
-        }
-        answer
-    };
-    let answer = answer.await;
+    batch.take_out_lost(leases);
+    if batch.settled.is_empty() {
+        return (batch, Ok(Stale::default()));
+    }
+    let answer = source.within(source.call_timeout(), session.live.settle(&batch.settled)).await;
+    match &answer {
+        Ok(_) => source.succeeded(&session),
+        Err(error) => source.failed(&session, error).await,
+    }
     (batch, answer)
 }
 
 impl Loop {
-    /// Fills the next batch, if one may go. What can no longer be trusted is given up instead (P5).
+    /// Fills the next batch, if one may go.
     pub(crate) fn next_batch(&mut self, batch: &mut Batch, now: Instant) -> bool {
-        while self.unsettled.next(now, &mut batch.places) {
-            self.leases.trust(batch.places.iter().copied(), now, &mut self.trust);
-            let mut trust = self.trust.drain(..);
-            let mut lost = Vec::new();
-            batch.settled.clear();
-            batch.places.retain(|place| {
-                let flight = self.flights.get(*place);
-                match (flight.map(|flight| &flight.stage), trust.next()) {
-                    (Some(Stage::Settling(settled)), Some(Trust::Held | Trust::Unleased)) => {
-                        batch.settled.push(settled.clone());
-                        true
-                    }
-                    _ => {
-                        lost.push(*place);
-                        false
-                    }
-                }
-            });
-            drop(trust);
-            lost.into_iter().for_each(|place| self.give_up(place));
-            if !batch.places.is_empty() {
-                return true;
-            }
+        if !self.unsettled.next(now, &mut batch.places) {
+            return false;
         }
-        false
+        batch.settled.clear();
+        batch.places.retain(|place| match self.flights.get(*place).map(|flight| &flight.stage) {
+            Some(Stage::Settling(settled)) => {
+                batch.settled.push(settled.clone());
+                true
+            }
+            _ => false,
+        });
+        !batch.places.is_empty()
     }
 
     /// A batch was answered. Returns it for its vectors.
     pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
+        for place in std::mem::take(&mut batch.lost) {
+            self.give_up(place);
+        }
         match answer {
             Ok(Stale(stale)) => {
                 self.unsettled.succeeded();

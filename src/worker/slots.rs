@@ -67,3 +67,87 @@ impl Drop for Permit {
         self.count.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Take,
+        TakeBeyond,
+        Drop(usize),
+        SetLimit(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Take),
+            1 => Just(Step::TakeBeyond),
+            4 => (0usize..20).prop_map(Step::Drop),
+            2 => (0usize..12).prop_map(Step::SetLimit),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_what_is_held_and_none_is_given_beyond_the_limit(
+            limit in 0usize..12, steps in proptest::collection::vec(step(), 0..100),
+        ) {
+            let slots = Slots::new(limit);
+            let (mut limit, mut held) = (limit, Vec::new());
+            for step in steps {
+                match step {
+                    Step::Take => {
+                        let permit = slots.take();
+                        prop_assert_eq!(permit.is_some(), held.len() < limit);
+                        held.extend(permit);
+                    }
+                    Step::TakeBeyond => held.push(slots.take_beyond()),
+                    Step::Drop(at) if at < held.len() => drop(held.swap_remove(at)),
+                    Step::Drop(_) => {}
+                    Step::SetLimit(new) => {
+                        slots.set_limit(new);
+                        limit = new;
+                    }
+                }
+                prop_assert_eq!((slots.taken(), slots.limit()), (held.len(), limit));
+                prop_assert_eq!(slots.free(), limit.saturating_sub(held.len()));
+            }
+            drop(held);
+            prop_assert_eq!(slots.taken(), 0);
+        }
+    }
+
+    #[test]
+    fn threads_that_take_at_once_never_hold_more_than_there_are() {
+        const LIMIT: usize = 3;
+        let slots = Slots::new(LIMIT);
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..20_000 {
+                        if let Some(permit) = slots.take() {
+                            assert!(slots.taken() <= LIMIT);
+                            drop(permit);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(slots.taken(), 0);
+    }
+
+    #[test]
+    fn clones_share_the_count_and_a_permit_outlives_them() {
+        let slots = Slots::new(1);
+        let clone = slots.clone();
+        let permit = clone.take().expect("it is free");
+        drop(clone);
+        assert!(slots.take().is_none());
+        drop(permit);
+        assert!(slots.take().is_some());
+    }
+}

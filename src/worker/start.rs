@@ -176,7 +176,7 @@ fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
         hot_until: None,
         spare: Spare::new(),
         finished: Vec::new(),
-        trust: Vec::new(),
+        runtime_gone: false,
         entered: Vec::new(),
         limits,
     };

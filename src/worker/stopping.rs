@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::retry::later;
 use crate::shutdown::Phase;
 
 /// The most time that is kept for what has not finished by itself.
@@ -48,7 +49,7 @@ impl Stopping {
         self.asked = self.asked.max(phase);
         let half = (self.deadline / RESERVE_PART).min(MAX_RESERVE) / 2;
         let times = self.times.get_or_insert_with(|| {
-            let end = now + self.deadline;
+            let end = later(now, self.deadline);
             Times { asked: now, cancel: end - half - half, abort: end - half, end }
         });
         if phase >= Phase::Cancel {

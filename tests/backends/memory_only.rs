@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::{
-    Enqueue, Enqueued, ErrorKind, Inspect, Intake, Memory, NewJob, Settled, Settlement, Source, Unique,
-    backend,
+    Enqueue, Enqueued, ErrorKind, Inspect, Intake, Memory, NewJob, Queue, Settled, Settlement, Source,
+    Unique, backend,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -180,53 +180,49 @@ fn threads_without_a_runtime_share_it_and_no_key_is_won_twice() {
     assert_eq!(created, ROUNDS);
 }
 
-/// A job a round, and the next round only when it is done: each needs a ring that is heard. Leases are too
-/// long to help out, so a lost ring is a round that never ends.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Three wait for jobs; one of them is told to stop, from another thread, about when a job comes. Somebody
+/// must hear of the job: leases are too long to help out, so a lost ring is a round that never ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_ring_is_lost_between_threads() {
-    const ROUNDS: usize = 3000;
+    const ROUNDS: usize = 5000;
     let memory = Memory::builder().lease_ttl(secs(3600)).build().expect("good settings");
-    let stop = CancellationToken::new();
+    let end = CancellationToken::new();
     let mut workers = JoinSet::new();
-    for number in 0..6 {
-        let (memory, stop) = (memory.clone(), stop.clone());
+    for queues in [vec![], vec![Queue::default()]] {
+        let (memory, end) = (memory.clone(), end.clone());
         workers.spawn(async move {
-            let mut wanted = waiting(1 + number % 2);
-            wanted.wait = secs(3600);
-            if number == 0 {
-                wanted.queues = vec![Default::default()];
-            }
-            while !stop.is_cancelled() {
-                // Half of them are stopped and begin anew all the time.
-                let fetching = stop.child_token();
-                let nervous = async {
-                    if number % 2 == 1 {
-                        for _ in 0..number {
-                            tokio::task::yield_now().await;
-                        }
-                        fetching.cancel();
-                    }
-                    std::future::pending().await
-                };
-                let taken = tokio::select! {
-                    taken = memory.fetch(&wanted, &fetching) => taken.expect("fetched"),
-                    () = nervous => unreachable!("it only stops the other"),
-                };
-                let settled: Vec<Settled> =
-                    taken.iter().map(|delivery| Settled::new(delivery.tag, Settlement::Ack)).collect();
-                assert!(memory.settle(&settled).await.expect("settled").0.is_empty());
-                tokio::task::yield_now().await;
+            while !end.is_cancelled() {
+                work_once(&memory, &queues, &end).await;
             }
         });
     }
     for round in 0..ROUNDS {
-        for _ in 0..1 + round % 3 {
-            memory.push(job("a")).expect("room");
+        let stop = CancellationToken::new();
+        let (nervous, stopped) = (memory.clone(), stop.clone());
+        workers.spawn(async move { work_once(&nervous, &[], &stopped).await });
+        for _ in 0..round % 10 {
+            tokio::task::yield_now().await;
         }
+        memory.push(job("a")).expect("room");
+        for _ in 0..round % 1000 {
+            std::hint::spin_loop();
+        }
+        stop.cancel();
         tokio::time::timeout(secs(60), memory.drained()).await.expect("a ring was lost");
+        while workers.try_join_next().is_some_and(|ended| ended.is_ok()) {}
     }
-    stop.cancel();
+    end.cancel();
     while let Some(worker) = workers.join_next().await {
         worker.expect("no panic");
+    }
+}
+
+/// Waits for a job and is done with it at once.
+async fn work_once(memory: &Memory, queues: &[Queue], stop: &CancellationToken) {
+    let mut wanted = waiting(1);
+    (wanted.wait, wanted.queues) = (secs(3600), queues.to_vec());
+    for delivery in memory.fetch(&wanted, stop).await.expect("fetched") {
+        let settled = [Settled::new(delivery.tag, Settlement::Ack)];
+        assert!(memory.settle(&settled).await.expect("settled").0.is_empty());
     }
 }

@@ -30,13 +30,16 @@ pub(crate) fn threads_named(prefix: &str) -> usize {
 /// When there is none, or more than one.
 pub(crate) fn effort(thread: &str) -> (u64, Duration) {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc is mounted");
-    let named = |path: &std::path::Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == thread);
+    let named = |path: &std::path::Path| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == thread)
+    };
     let paths: Vec<_> = tasks.flatten().map(|task| task.path()).filter(|path| named(path)).collect();
     let [path] = paths.as_slice() else { panic!("{} threads are called {thread:?}", paths.len()) };
     let status = fs::read_to_string(path.join("status")).expect("the thread is there");
     let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     let sleeps = sleeps.and_then(|count| count.trim().parse().ok()).expect("the kernel counts its switches");
-    let schedule = fs::read_to_string(path.join("schedstat")).expect("the kernel keeps account of its threads");
+    let schedule =
+        fs::read_to_string(path.join("schedstat")).expect("the kernel keeps account of its threads");
     let ran = schedule.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("nanoseconds first");
     (sleeps, Duration::from_nanos(ran))
 }

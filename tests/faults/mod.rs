@@ -6,5 +6,6 @@
 pub(crate) mod jobs;
 pub(crate) mod left;
 pub(crate) mod log;
+pub(crate) mod pops;
 pub(crate) mod running;
 pub(crate) mod server;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegate::{
-    Connect, Delivery, Error, ErrorKind, FetchRequest, Intake, Memory, Renew, Renewal, Settled, Source, Stale, Tag,
+    Connect, Delivery, Error, ErrorKind, FetchRequest, Intake, Memory, Renew, Renewal, Settled, Source,
+    Stale, Tag,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegate::{
-    Delivery, Error, ErrorKind, FetchRequest, Intake, Job, JobId, Lease, Renew, Renewal, Settled, Settlement, Source,
-    Stale, Tag,
+    Delivery, Error, ErrorKind, FetchRequest, Intake, Job, JobId, Lease, Renew, Renewal, Settled, Settlement,
+    Source, Stale, Tag,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;

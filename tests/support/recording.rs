@@ -166,7 +166,8 @@ impl Source for Recording {
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
         {
             let mut log = self.log();
-            let ids = settled.iter().filter_map(|settled| Some(log.held.get(&settled.tag)?.0.clone())).collect();
+            let ids =
+                settled.iter().filter_map(|settled| Some(log.held.get(&settled.tag)?.0.clone())).collect();
             log.tries.push(ids);
         }
         let answer = self.inner.settle(settled).await;

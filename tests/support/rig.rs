@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tidegate::{Context, IntoOutcome, Job, JobId, JobPhase, Kind, Registry, Report, Shutdown, Worker, WorkerHandle};
+use tidegate::{
+    Context, IntoOutcome, Job, JobId, JobPhase, Kind, Registry, Report, Shutdown, Worker, WorkerHandle,
+};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
@@ -26,7 +28,10 @@ pub(crate) fn job_with(id: impl std::fmt::Display, payload: impl std::fmt::Displ
 
 /// The payload as a number.
 pub(crate) fn number(context: &Context) -> u64 {
-    std::str::from_utf8(context.payload()).ok().and_then(|text| text.parse().ok()).expect("the payload is a number")
+    std::str::from_utf8(context.payload())
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .expect("the payload is a number")
 }
 
 /// `count` jobs of kind `work`, whose ids are `0`, `1` and so on.

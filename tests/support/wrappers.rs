@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidegate::{
-    Delivery, Error, ErrorKind, FetchRequest, Renew, Renewal, Settled, Source, Stale, Tag,
-};
+use tidegate::{Delivery, Error, ErrorKind, FetchRequest, Renew, Renewal, Settled, Source, Stale, Tag};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tidegate::{CancelReason, Context, Intake, Outcome, Registry, Settlement, Worker};
 
 use crate::support::{
-    Feed, Inside, KIND, Leftovers, Recording, during, job, job_with, jobs, panics, under_both_in_real_time, until,
+    Feed, Inside, KIND, Leftovers, Recording, during, job, job_with, jobs, panics, under_both_in_real_time,
+    until,
 };
 
 /// A door for threads.
@@ -127,7 +128,11 @@ async fn a_blocking_handler_sees_that_it_should_stop_and_keeps_its_slot_until_it
     let handle = worker.handle();
     let (report, ()) = during(worker, async {
         until("its future was dropped", || handle.stats().aborted == 1).await;
-        assert_eq!((inside.now(), handle.stats().running, recording.told().len()), (1, 1, 0), "its thread still runs");
+        assert_eq!(
+            (inside.now(), handle.stats().running, recording.told().len()),
+            (1, 1, 0),
+            "its thread still runs"
+        );
         door.open();
         recording.has_been_told(1).await;
         assert_eq!(inside.now(), 0);

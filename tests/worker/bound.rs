@@ -6,8 +6,8 @@ use std::time::Duration;
 use tidegate::{Context, Dispatcher, Intake, Worker};
 
 use crate::support::{
-    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job_with, jobs, number, registry_of,
-    under_both, until, yield_often,
+    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job_with, jobs, number,
+    registry_of, under_both, until, yield_often,
 };
 
 /// Runs `count` jobs that do nothing through a source that takes its time to settle.

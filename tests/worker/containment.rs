@@ -7,8 +7,8 @@ use std::time::Duration;
 use tidegate::{BoxError, Context, Dispatcher, Intake, Outcome, Registry, RetryPolicy, Settlement, Worker};
 
 use crate::support::{
-    Feed, Inside, KIND, Leftovers, Recording, during, job, job_with, jobs, panics, registry_of, under_both, under_both_in_real_time,
-    unique_name,
+    Feed, Inside, KIND, Leftovers, Recording, during, job, job_with, jobs, panics, registry_of, under_both,
+    under_both_in_real_time, unique_name,
 };
 
 /// Runs the job `bad` among good ones on two slots, once each; the good ones must all be done, and the bad
@@ -16,7 +16,11 @@ use crate::support::{
 async fn contained(dispatcher: Dispatcher, registry: Registry) -> (String, tidegate::Report) {
     const GOOD: usize = 20;
     let name = unique_name();
-    let feed = Feed::new().with(jobs(GOOD / 2)).with([job("bad"), job("bad too")]).with((GOOD / 2..GOOD).map(job)).shared();
+    let feed = Feed::new()
+        .with(jobs(GOOD / 2))
+        .with([job("bad"), job("bad too")])
+        .with((GOOD / 2..GOOD).map(job))
+        .shared();
     let recording = Recording::around(feed.clone());
     let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
         .name(&name)

@@ -7,7 +7,9 @@ use tidegate::{Context, Dispatcher, Worker};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::{Feed, Gate, Inside, Leftovers, during, job, job_with, jobs, number, registry_of, until};
+use crate::support::{
+    Feed, Gate, Inside, Leftovers, during, job, job_with, jobs, number, registry_of, until,
+};
 
 const SLOTS: usize = 20;
 
@@ -53,7 +55,8 @@ async fn slots_stay_busy_beside_slow_jobs_where_batches_idle() {
     .await;
     assert_eq!(report.stats.done, JOBS as u64);
 
-    let (ours, batches) = (share_of_busy_slots(JOBS, took), share_of_busy_slots(JOBS, in_batches(JOBS).await));
+    let (ours, batches) =
+        (share_of_busy_slots(JOBS, took), share_of_busy_slots(JOBS, in_batches(JOBS).await));
     assert!(ours >= 0.95, "only {:.1} % of the slots' time was busy", ours * 100.0);
     assert!(batches <= 0.15, "batches should have idled; they were {:.1} % busy", batches * 100.0);
     Leftovers::only_mine("the feed", &feed).await;
@@ -158,7 +161,8 @@ async fn a_job_that_blocks_its_thread_idles_no_other_slot() {
     const JOBS: usize = 500;
     let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
     let released = Arc::new(Mutex::new(released));
-    let feed = Feed::new().with([job_with("slow", 1)]).with((0..JOBS).map(|number| job_with(number, 0))).shared();
+    let feed =
+        Feed::new().with([job_with("slow", 1)]).with((0..JOBS).map(|number| job_with(number, 0))).shared();
     let registry = registry_of({
         move |context: Context| {
             let released = released.clone();
@@ -170,8 +174,10 @@ async fn a_job_that_blocks_its_thread_idles_no_other_slot() {
             }
         }
     });
-    let worker =
-        Worker::builder(feed.intake(), registry).max_concurrent_jobs(4).build().expect("the settings make sense");
+    let worker = Worker::builder(feed.intake(), registry)
+        .max_concurrent_jobs(4)
+        .build()
+        .expect("the settings make sense");
     let (report, ()) = during(worker, async {
         feed.finished(JOBS).await;
         drop(release);

@@ -9,8 +9,8 @@ use tidegate::{
 };
 
 use crate::support::{
-    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job, jobs, registry_of, under_both, until,
-    phase_of, until_phase, yield_often,
+    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job, jobs, phase_of, registry_of,
+    under_both, until, until_phase, yield_often,
 };
 
 /// Jobs that wait at a gate, and who is inside.
@@ -31,7 +31,11 @@ fn gated() -> (Arc<Gate>, Inside, Registry) {
 
 fn assert_books_balance(stats: &Stats) {
     let Stats { fetched, done, retried, rejected, snoozed, released, lost, stale, in_flight, .. } = *stats;
-    assert_eq!(fetched, done + retried + rejected + snoozed + released + lost + stale + in_flight, "{stats:?}");
+    assert_eq!(
+        fetched,
+        done + retried + rejected + snoozed + released + lost + stale + in_flight,
+        "{stats:?}"
+    );
     assert!(stats.running <= in_flight, "{stats:?}");
 }
 
@@ -357,7 +361,9 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("factor", |builder| builder.retry(tidegate::RetryPolicy::default().factor(f64::NAN))),
         ("jitter", |builder| builder.retry(tidegate::RetryPolicy::default().jitter(1.5))),
         ("max_attempts", |builder| builder.retry(tidegate::RetryPolicy::default().max_attempts(0))),
-        ("initial", |builder| builder.retry(tidegate::RetryPolicy::default().initial(Duration::from_secs(7200)))),
+        ("initial", |builder| {
+            builder.retry(tidegate::RetryPolicy::default().initial(Duration::from_secs(7200)))
+        }),
     ];
     for (name, setting) in senseless {
         let builder = Worker::builder(Feed::new().shared().intake(), registry_of(|_| async {}));

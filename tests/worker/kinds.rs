@@ -84,9 +84,13 @@ async fn what_a_source_without_filters_brings_above_a_cap_is_handed_back_uncount
     let (report, ()) = during(worker, feed.drained()).await;
     assert_eq!((report.stats.done, report.stats.started), (20, 20));
     assert_eq!(rare.most(), 2);
-    let back = recording.told().iter().filter(|told| matches!(told.settlement, Settlement::Release { .. })).count();
+    let back =
+        recording.told().iter().filter(|told| matches!(told.settlement, Settlement::Release { .. })).count();
     assert!(back > 0);
-    assert!(recording.told().iter().all(|told| told.attempt == 1), "no attempt is counted for being handed back");
+    assert!(
+        recording.told().iter().all(|told| told.attempt == 1),
+        "no attempt is counted for being handed back"
+    );
     assert_eq!((report.stats.released, report.stats.snoozed), (back as u64, 0), "no handler asked for later");
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tidegate::{Context, Dispatcher, HandlerService, Intake, Outcome, Registry, Settlement, Worker};
 use tower::{Layer, Service, ServiceBuilder};
 
-use crate::support::{Feed, Inside, Leftovers, Recording, during, job, jobs, panics, registry_of, under_both};
+use crate::support::{
+    Feed, Inside, Leftovers, Recording, during, job, jobs, panics, registry_of, under_both,
+};
 
 /// What happened, in its order.
 type Log = Arc<Mutex<Vec<String>>>;

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::{
-    CancelReason, Context, Dispatcher, ErrorKind, Intake, Registry, Renewal, Report, Settlement, Worker, WorkerBuilder,
+    CancelReason, Context, Dispatcher, ErrorKind, Intake, Registry, Renewal, Report, Settlement, Worker,
+    WorkerBuilder,
 };
 use tokio::time::Instant;
 
@@ -54,7 +55,10 @@ impl Stops {
 }
 
 /// Each first attempt runs until it is told to stop and then returns what is given; later ones are done.
-fn stopped_once(stops: &Stops, then: impl Fn() -> Result<(), &'static str> + Clone + Send + Sync + 'static) -> Registry {
+fn stopped_once(
+    stops: &Stops,
+    then: impl Fn() -> Result<(), &'static str> + Clone + Send + Sync + 'static,
+) -> Registry {
     let stops = stops.clone();
     registry_of(move |context: Context| {
         let (stops, then) = (stops.clone(), then.clone());
@@ -70,7 +74,13 @@ fn stopped_once(stops: &Stops, then: impl Fn() -> Result<(), &'static str> + Clo
 
 fn assert_books(report: &Report) {
     let stats = report.stats;
-    let ended = stats.done + stats.retried + stats.rejected + stats.snoozed + stats.released + stats.lost + stats.stale;
+    let ended = stats.done
+        + stats.retried
+        + stats.rejected
+        + stats.snoozed
+        + stats.released
+        + stats.lost
+        + stats.stale;
     assert_eq!(stats.fetched, ended, "{stats:?}");
 }
 
@@ -126,14 +136,18 @@ async fn a_lost_lease_cancels_the_job_which_is_never_settled() {
     for says in [Ok(()), Err("too late")] {
         let stops = Stops::default();
         let leased = Leased::new(Feed::new().with([job("a")]), [Answer::All(Renewal::Lost)], Answer::Pass);
-        let worker = leased.worker(stopped_once(&stops, move || says)).build().expect("the settings make sense");
+        let worker =
+            leased.worker(stopped_once(&stops, move || says)).build().expect("the settings make sense");
         let handle = worker.handle();
         let began = Instant::now();
         let (report, ()) = during(worker, until("it was given up", || handle.stats().lost == 1)).await;
         let reasons = stops.of();
         assert_eq!(reasons.len(), 1);
         assert_eq!(reasons[0].0, CancelReason::LeaseLost);
-        assert!(reasons[0].1 - began <= TTL / 3 + Duration::from_millis(5), "it is told with the first renewal");
+        assert!(
+            reasons[0].1 - began <= TTL / 3 + Duration::from_millis(5),
+            "it is told with the first renewal"
+        );
         assert_eq!(leased.recording.tries(), Vec::<Vec<_>>::new(), "nothing was settled");
         assert_eq!((report.stats.done, report.stats.retried, report.stats.failed), (0, 0, 0));
         assert_books(&report);
@@ -190,7 +204,11 @@ async fn leases_without_anybody_to_renew_them_are_watched_all_the_same() {
 async fn a_job_that_ignores_its_lost_lease_is_aborted_after_the_grace() {
     let leased = Leased::new(Feed::new().with([job("a")]), [Answer::All(Renewal::Lost)], Answer::Pass);
     let registry = registry_of(|_| std::future::pending::<()>());
-    let worker = leased.worker(registry).cancel_grace(Duration::from_secs(4)).build().expect("the settings make sense");
+    let worker = leased
+        .worker(registry)
+        .cancel_grace(Duration::from_secs(4))
+        .build()
+        .expect("the settings make sense");
     let handle = worker.handle();
     let began = Instant::now();
     let (report, took) = during(worker, async {
@@ -208,7 +226,8 @@ async fn a_job_that_somebody_cancels_at_the_source_is_told_and_rejected() {
     let stops = Stops::default();
     let script = [Answer::All(Renewal::Kept), Answer::All(Renewal::CancelRequested)];
     let leased = Leased::new(Feed::new().with([job("a")]), script, Answer::Pass);
-    let worker = leased.worker(stopped_once(&stops, || Err("stopped"))).build().expect("the settings make sense");
+    let worker =
+        leased.worker(stopped_once(&stops, || Err("stopped"))).build().expect("the settings make sense");
     let (report, ()) = during(worker, leased.feed.drained()).await;
     assert_eq!(stops.of()[0].0, CancelReason::Requested);
     let told = leased.recording.told_of("a");
@@ -250,12 +269,17 @@ async fn a_job_whose_lease_was_lost_while_it_waited_for_a_slot_is_never_started(
             let (gate, started) = (gate.clone(), started.clone());
             async move {
                 let id = context.job().id.to_string();
-                started.lock().expect("no test thread panicked").push((id, context.attempt(), context.is_cancelled()));
+                started.lock().expect("no test thread panicked").push((
+                    id,
+                    context.attempt(),
+                    context.is_cancelled(),
+                ));
                 gate.pass().await;
             }
         }
     });
-    let worker = leased.worker(registry).max_concurrent_jobs(1).prefetch(1).build().expect("the settings make sense");
+    let worker =
+        leased.worker(registry).max_concurrent_jobs(1).prefetch(1).build().expect("the settings make sense");
     let handle = worker.handle();
     during(worker, async {
         until("both are held", || handle.stats().in_flight == 2).await;
@@ -288,7 +312,8 @@ async fn leases_are_kept_while_jobs_block_every_thread() {
     let watched = feed.clone();
     let handle = worker.handle();
     let watcher = std::thread::Builder::new().name("watcher".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("there is a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("there is a runtime");
         runtime.block_on(async {
             until("jobs hold both threads", || handle.stats().running == 4).await;
             tokio::time::sleep(ttl * 4).await;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use tidegate::{
-    Context, Dispatcher, Intake, Job, KindOptions, Outcome, Registry, Report, RetryPolicy, Settlement, UnknownKind,
-    Worker, WorkerBuilder,
+    Context, Dispatcher, Intake, Job, KindOptions, Outcome, Registry, Report, RetryPolicy, Settlement,
+    UnknownKind, Worker, WorkerBuilder,
 };
 
 use crate::support::{
-    Feed, KIND, Leftovers, Recording, Told, during, job, job_with, panics, registry_of, under_both, wall_clock,
+    Feed, KIND, Leftovers, Recording, Told, during, job, job_with, panics, registry_of, under_both,
+    wall_clock,
 };
 
 const SEED: u64 = 7;
@@ -37,7 +38,8 @@ impl Trial {
     ) -> Self {
         let feed = Feed::new().with([job]).shared();
         let recording = Recording::around(feed.clone());
-        let builder = Worker::builder(Intake::fixed(recording.clone()), registry).dispatcher(dispatcher).seed(SEED);
+        let builder =
+            Worker::builder(Intake::fixed(recording.clone()), registry).dispatcher(dispatcher).seed(SEED);
         let worker = configure(builder).build().expect("the settings make sense");
         let left = Leftovers::before();
         let (report, ()) = during(worker, recording.has_been_told(settlements)).await;

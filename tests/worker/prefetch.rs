@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tidegate::{Context, Dispatcher, Intake, JobPhase, Settlement, Worker};
 
-use crate::support::{Feed, Gate, Inside, Leftovers, Recording, during, job, jobs, registry_of, under_both, until};
+use crate::support::{
+    Feed, Gate, Inside, Leftovers, Recording, during, job, jobs, registry_of, under_both, until,
+};
 
 under_both! {
     async fn what_was_fetched_ahead_is_handed_back_at_a_stop_uncounted(dispatcher) {
@@ -114,6 +116,7 @@ under_both! {
 #[test]
 fn a_prefetch_beyond_all_reason_is_refused() {
     let worker = Worker::builder(Feed::new().with([job(1)]).shared().intake(), registry_of(|_| async {}));
-    let error = worker.prefetch(usize::MAX).dispatcher(Dispatcher::Shared).build().expect_err("it makes no sense");
+    let error =
+        worker.prefetch(usize::MAX).dispatcher(Dispatcher::Shared).build().expect_err("it makes no sense");
     assert!(error.is_invalid_input() && error.to_string().contains("prefetch"), "{error}");
 }

@@ -115,7 +115,8 @@ async fn a_panic_whose_payload_panics_too_is_contained_and_told() {
         Child::Ok(())
     };
     scope.spawn(panicking).await.expect("there is room");
-    let joined = tokio::time::timeout(Duration::from_secs(5), scope.join()).await.expect("the siblings are cancelled");
+    let joined =
+        tokio::time::timeout(Duration::from_secs(5), scope.join()).await.expect("the siblings are cancelled");
     assert_eq!(joined.expect_err("a child panicked").failed(), 1);
     assert_eq!(inside.now(), 0);
 }
@@ -185,7 +186,9 @@ async fn a_spawn_that_is_given_up_while_it_waits_starts_nothing_and_takes_no_roo
         Child::Ok(())
     };
     scope.spawn(first).await.expect("there is room");
-    assert!(tokio::time::timeout(Duration::from_secs(1), scope.spawn(forever(inside.clone()))).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), scope.spawn(forever(inside.clone()))).await.is_err()
+    );
     gate.open();
     scope.spawn(async { Child::Ok(()) }).await.expect("there is room again");
     scope.join().await.expect("no child failed");
@@ -232,7 +235,8 @@ async fn a_limit_of_zero_is_one() {
 
 fn resident_kib() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this is Linux");
-    let pages: usize = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    let pages: usize =
+        statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
     pages * 4
 }
 

@@ -8,8 +8,8 @@ use tidegate::{ErrorKind, Intake, ReconnectPolicy, Settlement, Worker};
 use tokio::time::Instant;
 
 use crate::support::{
-    Feed, Flaky, Forgetful, Gate, Hanging, Leftovers, Maker, Recording, SlowToSettle, cpu_time_of_thread, during, job,
-    jobs, registry_of, under_both, unique_name, until,
+    Feed, Flaky, Forgetful, Gate, Hanging, Leftovers, Maker, Recording, SlowToSettle, cpu_time_of_thread,
+    during, job, jobs, registry_of, under_both, unique_name, until,
 };
 
 /// Quick enough for real threads.
@@ -201,7 +201,12 @@ async fn a_thousand_ends_at_once_are_settled_without_delay() {
         gate.open();
         let began = Instant::now();
         feed.drained().await;
-        assert!(began.elapsed() < Duration::from_millis(10), "{:?} in {:?}", recording.batches(), began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_millis(10),
+            "{:?} in {:?}",
+            recording.batches(),
+            began.elapsed()
+        );
     })
     .await;
     assert_eq!(report.stats.done, JOBS as u64);

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidegate::{CancelReason, Context, Dispatcher, Intake, Job, JobPhase, KindOptions, Registry, Report, Settlement, Worker};
+use tidegate::{
+    CancelReason, Context, Dispatcher, Intake, Job, JobPhase, KindOptions, Registry, Report, Settlement,
+    Worker,
+};
 use tokio::time::Instant;
 
 use crate::support::{
@@ -34,7 +37,10 @@ async fn run(registry: Registry, job: Job) -> (Report, Told, Duration) {
 
 /// The paused clock's timers have a resolution of a millisecond.
 fn assert_about(what: Duration, expected: Duration) {
-    assert!(what >= expected && what < expected + Duration::from_millis(5), "{what:?} instead of {expected:?}");
+    assert!(
+        what >= expected && what < expected + Duration::from_millis(5),
+        "{what:?} instead of {expected:?}"
+    );
 }
 
 fn hangs() -> Registry {

@@ -70,15 +70,15 @@ impl Pair {
                 assert_eq!(self.store.renew(now, &tags), expected);
             }
             Op::Cancel(back) => {
-                let Some((job, id)) = self.pick(back) else { return };
+                let Some((job, id)) = self.pick(back) else { return self.store.advance(now) };
                 assert_eq!(self.store.cancel(now, &id), self.model.cancel(job), "cancel {id}");
             }
             Op::Requeue(back) => {
-                let Some((job, id)) = self.pick(back) else { return };
+                let Some((job, id)) = self.pick(back) else { return self.store.advance(now) };
                 assert_eq!(self.store.requeue(now, &id).ok(), self.model.requeue(job), "requeue {id}");
             }
             Op::Delete(back) => {
-                let Some((job, id)) = self.pick(back) else { return };
+                let Some((job, id)) = self.pick(back) else { return self.store.advance(now) };
                 assert_eq!(self.store.delete(now, &id), self.model.delete(job), "delete {id}");
             }
         }
