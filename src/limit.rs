@@ -165,7 +165,7 @@ mod tests {
         ) {
             let kind = |at: usize| Kind::new(at.to_string());
             let mut caps = KindCaps::new(limits.iter().enumerate().map(|(at, limit)| (kind(at), *limit)));
-            let mut taken = vec![0usize; 5];
+            let mut taken = [0usize; 5];
             for (take, at) in steps {
                 let limit = limits.get(at).copied();
                 if take {

@@ -172,7 +172,7 @@ impl Shared {
         let error: BoxError = match ended {
             None | Some(Ok(Ok(()))) => return,
             Some(Ok(Err(error))) => error.into(),
-            Some(Err(panic)) => Panicked::new(panic.as_ref()).into(),
+            Some(Err(panic)) => Panicked::contained(panic).into(),
         };
         {
             let mut failures = self.failures();

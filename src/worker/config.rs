@@ -12,7 +12,7 @@ use crate::limit::Queues;
 use crate::registry::{KindOptions, Registry};
 use crate::retry::{Fnv, RetryPolicy};
 use crate::source::Intake;
-use crate::telemetry::{KindTelemetry, Telemetry};
+use crate::telemetry::{ConnectionTelemetry, KindTelemetry, Telemetry};
 use crate::worker::Worker;
 use crate::worker::handle::Control;
 use crate::worker::reconnect::ReconnectPolicy;
@@ -229,8 +229,10 @@ impl WorkerBuilder {
         }
         let unknown = known(&Kind::new("(unknown)"), None, KindOptions::new());
         let telemetry = Telemetry::register(&name);
+        let connections = ["source", "heartbeat"].map(|what| ConnectionTelemetry::register(&name, what));
         let control = Arc::new(Control::new(limits.max_concurrent_jobs));
-        Ok(Worker { intake, name, limits, caps, kinds, unknown: Arc::new(unknown), telemetry, control })
+        let unknown = Arc::new(unknown);
+        Ok(Worker { intake, name, limits, caps, kinds, unknown, telemetry, connections, control })
     }
 }
 

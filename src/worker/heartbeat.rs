@@ -104,7 +104,8 @@ impl Heartbeat {
                 if self.failures.swap(0, Ordering::Relaxed) > 0 {
                     tracing::info!("leases are renewed again");
                 }
-                self.telemetry.renewals.increment(answers.len() as u64);
+                let kept = answers.iter().filter(|answer| **answer != Renewal::Lost).count();
+                self.telemetry.renewals.increment(kept as u64);
                 let answers: Vec<_> =
                     due.iter().zip(answers).map(|((place, tag), answer)| (*place, *tag, answer)).collect();
                 for (run, answer) in self.leases.renewed(&answers, sent_at) {

@@ -38,7 +38,7 @@ use crate::job::Kind;
 use crate::registry::Registry;
 use crate::shutdown::Shutdown;
 use crate::source::Intake;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{ConnectionTelemetry, Telemetry};
 
 /// Pulls jobs from a source and runs at most `max_concurrent_jobs` of them at once.
 ///
@@ -78,6 +78,7 @@ pub struct Worker {
     kinds: config::Kinds,
     unknown: Arc<config::KnownKind>,
     telemetry: Telemetry,
+    connections: [ConnectionTelemetry; 2],
     control: Arc<handle::Control>,
 }
 

@@ -207,7 +207,7 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         let call = AssertUnwindSafe(call).catch_unwind().map(|answer| {
             answer.unwrap_or_else(|panic| {
                 let what = format!("the {} at {} panicked", self.what, self.connect.target());
-                Err(Error::new(ErrorKind::Internal, what).caused_by(Panicked::new(panic.as_ref())))
+                Err(Error::new(ErrorKind::Internal, what).caused_by(Panicked::contained(panic)))
             })
         });
         let mut call = std::pin::pin!(call);

@@ -107,6 +107,7 @@ impl Loop {
     /// Runs to the end and says what came of it.
     pub(crate) async fn run(mut self) -> Report {
         let (source, leases) = (self.source.clone(), self.leases.clone());
+        self.set_gauges();
         let mut fetching = Box::pin(None);
         let mut settling = Box::pin(None);
         let mut timer = Box::pin(tokio::time::sleep(IDLE));
@@ -260,7 +261,9 @@ impl Loop {
         tracing::info!(?phase, in_flight = self.flights.len(), "stopping");
         self.phase = phase;
         self.fetcher.interrupt();
-        self.revoke_not_begun();
+        if !matches!(self.cause, Some(StopCause::Failed(_))) || phase >= Phase::Cancel {
+            self.revoke_not_begun();
+        }
         if phase >= Phase::Cancel {
             for (_, flight) in self.flights.iter() {
                 if matches!(flight.stage, Stage::Running { .. }) {
@@ -287,6 +290,7 @@ impl Loop {
         if self.fetcher.set_places(places) || self.control.is_quiet() {
             self.fetcher.interrupt();
         }
+        self.set_gauges();
         for question in self.control.take_questions() {
             self.answer(question);
         }
@@ -316,10 +320,14 @@ impl Loop {
         let before = (self.stats.in_flight, self.stats.running);
         (self.stats.in_flight, self.stats.running) = (in_flight, running);
         if before != (in_flight, running) {
-            self.telemetry.in_flight.set(in_flight as f64);
-            self.telemetry.free_slots.set(self.control.running.free() as f64);
+            self.set_gauges();
         }
         self.control.publish(self.stats);
+    }
+
+    fn set_gauges(&self) {
+        self.telemetry.in_flight.set(self.stats.in_flight as f64);
+        self.telemetry.free_slots.set(self.control.running.free() as f64);
     }
 
     /// Whether there is nothing left to do, or no time left to do it in.
@@ -364,7 +372,7 @@ impl Loop {
         self.stats.lost += held.len() as u64;
         (self.stats.in_flight, self.stats.running) = (0, 0);
         self.stats.state = State::Ended;
-        self.telemetry.in_flight.set(0.0);
+        self.set_gauges();
         self.control.publish(self.stats);
         Report {
             cause: self.cause.unwrap_or(StopCause::Shutdown),

@@ -16,7 +16,6 @@ use crate::lease::Renew;
 use crate::limit::KindCaps;
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Connect;
-use crate::telemetry::ConnectionTelemetry;
 use crate::worker::Worker;
 use crate::worker::config::Dispatcher;
 use crate::worker::fetch::Fetcher;
@@ -131,19 +130,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
-    let Worker { intake, name, limits, caps, kinds, unknown, telemetry, control } = worker;
+    let Worker { intake, limits, caps, kinds, unknown, telemetry, connections, control, .. } = worker;
+    let [of_source, of_heartbeat] = connections;
     let leases = Arc::new(Leases::new());
     let policy = &limits.reconnect;
     let seed = limits.seed;
     let renew = intake.renew.map(|connect: Arc<dyn Connect<dyn Renew>>| {
-        let telemetry = ConnectionTelemetry::register(&name, "heartbeat");
-        Reconnecting::new(connect, "heartbeat", policy.clone(), seed ^ 1, Arc::default(), telemetry)
+        Reconnecting::new(connect, "heartbeat", policy.clone(), seed ^ 1, Arc::default(), of_heartbeat)
     });
-    let source_telemetry = ConnectionTelemetry::register(&name, "source");
-    let source = {
-        let state = control.connection.clone();
-        Reconnecting::new(intake.source, "source", policy.clone(), seed, state, source_telemetry)
-    };
+    let state = control.connection.clone();
+    let source = Reconnecting::new(intake.source, "source", policy.clone(), seed, state, of_source);
     let heartbeat = Heartbeat {
         leases: leases.clone(),
         renew,

@@ -233,7 +233,7 @@ impl State {
             return self.ready.remove(at);
         }
         let (make, left) = self.generator.as_mut()?;
-        while let Some(number) = left.next() {
+        for number in left.by_ref() {
             let job = make(number);
             let key = self.next_key;
             self.next_key += 1;

@@ -8,13 +8,11 @@ use tidegate::{
     ConnectionState, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Intake, ReconnectPolicy,
     Registry, RetryPolicy, Settled, Shutdown, Source, Stale, State, StopCause, Worker,
 };
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Feed, Flaky, Gate, Hanging, Inside, Leftovers, Maker, Recording, SlowToSettle, during, job, jobs, panics,
-    patience, registry_of, threads_named, under_both, unique_name, until,
+    patience, registry_of, under_both, unique_name, until,
 };
 
 fn hasty() -> ReconnectPolicy {
@@ -95,9 +93,11 @@ under_both! {
     async fn a_source_that_fails_for_good_ends_the_worker_when_its_jobs_have_ended(dispatcher) {
         let (gate, inside) = (Gate::shut(), Inside::default());
         let feed = Feed::new().with(jobs(2)).shared();
-        let script = |call: usize| (call > 0).then_some(ErrorKind::Denied);
+        let running = inside.clone();
+        let script = move |_: usize| (running.entered() == 2).then_some(ErrorKind::Denied);
         let flaky = Flaky::around(feed.clone()).on_fetch(script).shared();
         let worker = Worker::builder(Intake::fixed(flaky), gated(&gate, &inside))
+            .fetch_wait(Duration::from_millis(5))
             .dispatcher(dispatcher)
             .build()
             .expect("the settings make sense");
@@ -277,7 +277,7 @@ async fn a_hundred_starts_and_stops_leave_no_thread_no_file_and_no_task_behind()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_reconnects_leave_no_file_no_task_and_no_session_behind() {
     let feed = Feed::generated(5000, job).shared();
-    let fetches = |call: usize| (call % 2 == 0 && call < 2000).then_some(ErrorKind::Connection);
+    let fetches = |call: usize| (call.is_multiple_of(2) && call < 2000).then_some(ErrorKind::Connection);
     let flaky = Flaky::around(feed.clone()).on_fetch(fetches).shared();
     let maker = Maker::of(flaky as Arc<dyn Source>);
     let mut policy = hasty();
@@ -325,32 +325,23 @@ impl Source for Panicking {
     }
 }
 
-/// A panic of a driver ends the worker, visibly; and with the worker ends its heartbeat, so that the leases
-/// run out and the jobs are run elsewhere (P4).
+/// A panic of a driver ends the worker, which says so; and with the worker ends its heartbeat, so that what
+/// could not be handed back is run elsewhere (P4).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_driver_that_panics_ends_the_worker_with_its_heartbeat() {
     let name = unique_name();
+    let left = Leftovers::before().of_worker(&name);
     let feed = Feed::new().leased(Duration::from_secs(30)).with(jobs(1)).shared();
     let intake = Intake::fixed(Arc::new(Panicking(feed.clone()))).renewed_by_fixed(feed.clone());
     let worker = Worker::builder(intake, registry_of(|_| std::future::pending::<()>()))
         .name(&name)
         .max_concurrent_jobs(2)
+        .shutdown_deadline(Duration::from_millis(100))
         .build()
         .expect("the settings make sense");
-    let mut running = JoinSet::new();
-    running.spawn(worker.run(Shutdown::new()));
-    let ended = tokio::time::timeout(patience(), running.join_next())
-        .await
-        .expect("it ends")
-        .expect("it was started");
-    assert!(ended.expect_err("the panic is passed on").is_panic());
-    let began = Instant::now();
-    until("the loop's thread is gone", || threads_named(&format!("tidegate-{name}")) == 0).await;
-    while threads_named(&format!("tidegate-hb-{name}")) > 0 {
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "the heartbeat of a dead worker renews its leases for ever"
-        );
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let report = tokio::time::timeout(patience(), worker.run(Shutdown::new())).await.expect("it ends");
+    let text = report.to_string();
+    assert!(matches!(report.cause, StopCause::Failed(_)) && text.contains("the driver has a bug"), "{text}");
+    assert_eq!((report.stats.released, feed.waiting().len()), (1, 1), "what ran was handed back");
+    left.none().await;
 }

@@ -56,17 +56,12 @@ impl Store {
     /// What waits is once in a lane, or once among the delayed.
     fn check_waiting(&self) {
         let mut ready = BTreeSet::new();
-        for (lane, queue, kind, priority, waiting) in self.ready.checked() {
-            for (order, key) in waiting {
-                let Record { job, place, order: own, .. } = &self.records[key];
-                assert!(
-                    matches!(place, Place::Ready { lane: own } if *own == lane),
-                    "{place:?} in lane {lane}"
-                );
-                assert_eq!((&job.queue, &job.kind, job.priority, *own), (queue, kind, priority, order));
-                assert!(ready.insert(key), "record {key} waits twice");
-            }
-        }
+        self.ready.check(|(order, key), lane, queue, kind, priority| {
+            let Record { job, place, order: own, .. } = &self.records[key];
+            assert!(matches!(place, Place::Ready { lane: own } if *own == lane), "{place:?} in lane {lane}");
+            assert_eq!((&job.queue, &job.kind, job.priority, *own), (queue, kind, priority, order));
+            assert!(ready.insert(key), "record {key} waits twice");
+        });
         assert_eq!(ready.len(), self.list(JobState::Ready).len());
         for (due, order, key) in &self.delayed {
             let Record { place, order: own, .. } = &self.records[*key];

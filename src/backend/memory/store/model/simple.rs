@@ -73,9 +73,9 @@ impl Model {
         let new = self.jobs[job].new.clone();
         (self.jobs[job].state, self.jobs[job].moved) = (state, moved);
         let window = new.unique.as_ref().map(|unique| unique.window);
-        let frees = match (window, state) {
-            (Some(Window::WhileQueued), Is::Leased { .. } | Is::Dead | Is::Gone) => true,
-            (Some(Window::UntilDone), Is::Dead | Is::Gone) => true,
+        let frees = match window {
+            Some(Window::WhileQueued) => matches!(state, Is::Leased { .. } | Is::Dead | Is::Gone),
+            Some(Window::UntilDone) => matches!(state, Is::Dead | Is::Gone),
             _ => false,
         };
         if frees {
