@@ -188,7 +188,7 @@ fn both_threads_are_gone_when_run_returns() {
     }
 }
 
-/// Neither thread does anything while there is nothing to do.
+/// Neither thread does anything while there is nothing to do: before the first job, or after.
 #[test]
 fn an_idle_worker_costs_nothing() {
     let server = Server::new(Memory::new());
@@ -197,18 +197,20 @@ fn an_idle_worker_costs_nothing() {
         let builder =
             worker(&server, lasting(&Tally::default())).dispatcher(Dispatcher::OwnThread).name("idle");
         let running = start(builder);
-        // A first job, so that both have had something to do.
-        push_lasting(server.memory(), 1, 0);
-        server.memory().drained().await;
-        sleep(Duration::from_millis(100)).await;
-        let look = || ["tidegate-idle", "tidegate-hb-idl"].map(left::effort);
-        let before = look();
-        sleep(Duration::from_millis(500)).await;
-        for (thread, (before, after)) in before.into_iter().zip(look()).enumerate() {
-            let (woke, ran) = (after.0 - before.0, after.1 - before.1);
-            // A long timer is waited for in a few steps.
-            assert!(woke <= 3, "thread {thread} woke {woke} times in half a second");
-            assert!(ran < Duration::from_millis(5), "thread {thread} ran for {ran:?} of half a second");
+        server.called(Verb::Fetch, 1).await;
+        for when in ["before the first job", "after it"] {
+            sleep(Duration::from_millis(100)).await;
+            let look = || ["tidegate-idle", "tidegate-hb-idl"].map(|thread| (thread, left::effort(thread)));
+            let before = look();
+            sleep(Duration::from_millis(500)).await;
+            for ((thread, before), (_, after)) in before.into_iter().zip(look()) {
+                let (woke, ran) = (after.0 - before.0, after.1 - before.1);
+                // A long timer is waited for in a few steps.
+                assert!(woke <= 3, "{when} {thread} woke {woke} times in half a second");
+                assert!(ran < Duration::from_millis(5), "{when} {thread} ran for {ran:?} of half a second");
+            }
+            push_lasting(server.memory(), 1, 0);
+            server.memory().drained().await;
         }
         running.stop().await;
     });

@@ -172,7 +172,7 @@ struct World {
 }
 
 /// Runs the plan; and checks while it runs what must hold at every instant.
-async fn run(plan: &Plan) -> World {
+async fn run(plan: &Plan, dispatcher: Dispatcher) -> World {
     let feed = if plan.leased { Feed::new().leased(Duration::from_secs(9)) } else { Feed::new() };
     let all = (0..plan.jobs.len()).map(|id| job_with(id, id));
     let feed = feed.with(all).shared();
@@ -197,7 +197,7 @@ async fn run(plan: &Plan) -> World {
         .retry(RetryPolicy::default().initial(Duration::from_millis(20)).max_attempts(MAX_ATTEMPTS))
         .shutdown_deadline(Duration::from_millis(plan.deadline_ms))
         .seed(plan.seed)
-        .dispatcher(Dispatcher::Shared)
+        .dispatcher(dispatcher)
         .build()
         .expect("the settings make sense");
     let handle = worker.handle();
@@ -247,7 +247,7 @@ fn assert_books(stats: &tidegate::Stats) {
     assert!(stats.running <= stats.in_flight, "{stats:?}");
 }
 
-fn check(plan: &Plan, world: &World) {
+fn check(plan: &Plan, world: &World, slack: Duration) {
     let World { feed, recording, inside, seen, report, greatest } = world;
     let stats = &report.stats;
     let count = plan.jobs.len();
@@ -306,7 +306,7 @@ fn check(plan: &Plan, world: &World) {
     assert_eq!((inside.now(), seen.children.now()), (0, 0), "S10");
     assert_books(stats);
     assert_eq!((stats.in_flight, stats.running, stats.stale), (0, 0, 0));
-    let limit = Duration::from_millis(plan.deadline_ms) + Duration::from_millis(10);
+    let limit = Duration::from_millis(plan.deadline_ms) + slack;
     assert!(report.stopping_took <= limit, "P7: {:?}", report.stopping_took);
     if plan.stop_at.is_none() {
         assert_eq!((done.len() + dead.len(), held.len()), (count, 0), "S1: all are done or dead");
@@ -328,8 +328,8 @@ fn run_plan(plan: &Plan) {
         .expect("a runtime");
     runtime.block_on(async {
         let left = Leftovers::before();
-        let world = run(plan).await;
-        check(plan, &world);
+        let world = run(plan, Dispatcher::Shared).await;
+        check(plan, &world, Duration::from_millis(10));
         left.none().await;
     });
 }
@@ -367,4 +367,65 @@ fn a_long_plan_with_everything_in_it_ends_with_every_job_accounted_for() {
         seed: 3,
     };
     run_plan(&plan);
+}
+
+/// The same on real threads, with times that a real clock can stand: where the order of things is not ours.
+async fn run_on_threads(plan: &Plan) {
+    let left = Leftovers::before();
+    let world = run(plan, Dispatcher::OwnThread).await;
+    check(plan, &world, Duration::from_secs(2));
+    left.none().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_plan_on_threads_ends_with_every_job_accounted_for() {
+    let acts = [Act::Finish, Act::Finish, Act::Finish, Act::Fail, Act::Reject, Act::Snooze, Act::Panic];
+    let mut dice = Dice(5);
+    let mut script = |_: usize| {
+        let mut acts: Vec<(Act, u64)> =
+            (0..2).map(|_| (acts[usize::try_from(dice.roll(7)).expect("below 7")], dice.roll(3))).collect();
+        acts.push((Act::Finish, 0));
+        Script { acts, children: usize::try_from(dice.roll(2)).expect("below 2") }
+    };
+    let plan = Plan {
+        jobs: (0..1000).map(&mut script).collect(),
+        max: 12,
+        prefetch: 4,
+        settle_ms: 1,
+        flaky: 23,
+        changes: vec![(20, 2), (60, 20), (120, 7)],
+        stop_at: None,
+        deadline_ms: 10_000,
+        leased: true,
+        seed: 3,
+    };
+    run_on_threads(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_on_threads_that_are_stopped_anywhere_lose_nothing() {
+    let acts = [Act::Finish, Act::Finish, Act::Fail, Act::Snooze, Act::Panic, Act::Wait, Act::Hang];
+    for seed in 0..24 {
+        let mut dice = Dice(seed);
+        let mut script = |_: usize| {
+            let act = acts[usize::try_from(dice.roll(7)).expect("below 7")];
+            Script {
+                acts: vec![(act, dice.roll(4))],
+                children: usize::try_from(dice.roll(2)).expect("below 2"),
+            }
+        };
+        let plan = Plan {
+            jobs: (0..200).map(&mut script).collect(),
+            max: 6,
+            prefetch: 3,
+            settle_ms: 1,
+            flaky: 11,
+            changes: vec![(5, 3), (10, 9)],
+            stop_at: Some(dice.roll(30)),
+            deadline_ms: 300,
+            leased: seed % 2 == 0,
+            seed,
+        };
+        run_on_threads(&plan).await;
+    }
 }

@@ -1,0 +1,147 @@
+//! What goes into a child and comes out of it: [`Feed`] and [`Capture`], one pipe each.
+//!
+//! Our ends are non-blocking and known to the event loop; the child's ends are ordinary ones.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _, pipe};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use rustix::io::ioctl_fionbio;
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+/// How much is read at once: what a pipe holds by default.
+const READ_BYTES: usize = 64 << 10;
+
+/// How often at most a pipe is read when its child is over. By then it holds what fits into it (a megabyte at
+/// the most, unless the administrator has allowed more), but a stranger who still has the other end could go
+/// on writing for ever.
+const LAST_READS: usize = 64;
+
+thread_local! {
+    /// Read into, and copied from: a child that says nothing costs no buffer.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// What was kept of an output.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Captured {
+    pub(super) bytes: Vec<u8>,
+    /// How many more bytes there were.
+    pub(super) dropped: u64,
+}
+
+/// Our end of a pipe that a child writes to.
+#[derive(Debug)]
+pub(super) struct Capture {
+    /// `None` once its end has been reached.
+    pipe: Option<Receiver>,
+    kept: Captured,
+    limit: usize,
+}
+
+impl Capture {
+    /// A pipe of whose contents `limit` bytes are kept, and the end for the child.
+    pub(super) fn new(limit: usize) -> io::Result<(Self, PipeWriter)> {
+        let (reader, writer) = pipe()?;
+        ioctl_fionbio(&reader, true)?;
+        let pipe = Receiver::from_owned_fd_unchecked(reader.into())?;
+        Ok((Self { pipe: Some(pipe), kept: Captured::default(), limit }, writer))
+    }
+
+    /// Reads what there is and, unless the end has been reached, has the task woken when there is more.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+        while let Some(pipe) = &self.pipe {
+            let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return };
+            let answer = ready.and_then(|()| self.kept.take(self.limit, |buffer| pipe.try_read(buffer)));
+            // A false alarm: the next look has the task woken.
+            if matches!(&answer, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+                continue;
+            }
+            if is_end(&answer) {
+                self.pipe = None;
+            }
+        }
+    }
+
+    /// What has come out by now. Reads what is still in the pipe, but does not wait for its end: somebody
+    /// who has left the child's group may hold the other end for ever.
+    pub(super) fn finish(mut self) -> Captured {
+        // Not through the event loop, which may not have heard yet that there is something.
+        if let Some(Ok(pipe)) = self.pipe.take().map(Receiver::into_nonblocking_fd) {
+            let mut pipe = File::from(pipe);
+            for _ in 0..LAST_READS {
+                if is_end(&self.kept.take(self.limit, |buffer| pipe.read(buffer))) {
+                    break;
+                }
+            }
+        }
+        self.kept
+    }
+}
+
+/// Whether there is nothing more to be read, now or ever.
+fn is_end(answer: &io::Result<usize>) -> bool {
+    match answer {
+        Ok(length) => *length == 0,
+        Err(error) => error.kind() != ErrorKind::Interrupted,
+    }
+}
+
+impl Captured {
+    /// Reads once, and keeps what fits.
+    fn take(&mut self, limit: usize, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let length = read(buffer)?;
+            let keep = length.min(limit - self.bytes.len());
+            self.bytes.extend_from_slice(&buffer[..keep]);
+            self.dropped += (length - keep) as u64;
+            Ok(length)
+        })
+    }
+}
+
+/// Our end of a pipe that a child reads from, with what is still to be written.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pipe: Sender,
+    rest: Bytes,
+}
+
+impl Feed {
+    /// A pipe that `bytes` go through, and the end for the child. What fits into the pipe is written at once,
+    /// and usually that is all.
+    pub(super) fn new(mut bytes: Bytes) -> io::Result<(PipeReader, Option<Self>)> {
+        let (reader, mut writer) = pipe()?;
+        ioctl_fionbio(&writer, true)?;
+        while !bytes.is_empty() {
+            match writer.write(&bytes) {
+                Ok(length) => bytes.advance(length),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if bytes.is_empty() {
+            return Ok((reader, None));
+        }
+        let pipe = Sender::from_owned_fd_unchecked(writer.into())?;
+        Ok((reader, Some(Self { pipe, rest: bytes })))
+    }
+
+    /// Ready when all is written, or when the child does not want any more, which is its right.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.rest.is_empty() {
+            if ready!(self.pipe.poll_write_ready(cx)).is_err() {
+                break;
+            }
+            match self.pipe.try_write(&self.rest) {
+                Ok(length) => self.rest.advance(length),
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}

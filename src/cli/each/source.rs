@@ -1,0 +1,276 @@
+//! The input as a [`Source`]: records become jobs as slots come free, and failed ones wait here for their
+//! next attempt.
+//!
+//! Invariants:
+//!
+//! 1. What is held depends on the slots, on `max_waiting` and on one block of the input, not on how long the
+//!    input is (P2): nothing more is read while as many records as that wait.
+//! 2. A record is in exactly one place: still in the block, out with the worker, waiting, or over with.
+//! 3. A settlement that finds its output's place taken waits for it, so a slow reader of standard output
+//!    slows the work down (P1).
+//!
+//! It has no leases: a record that is lost with the process is lost with it. Who needs more has a queue.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{Ledger, Trouble, too_long};
+use super::records::{Block, Item, Reader};
+use crate::error::{Error, ErrorKind};
+use crate::job::{Job, JobId, Kind, Tag};
+use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source, Stale};
+use crate::sync::{Mutex, lock};
+
+/// The one kind of job that there is.
+pub(super) const KIND: &str = "each";
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(super) struct RecordSource {
+    /// Only the one fetch under way takes from the input.
+    input: AsyncMutex<Intake>,
+    held: Mutex<Held>,
+    /// Something was settled: a fetch that waits should look again.
+    changed: Notify,
+    ledger: Arc<Ledger>,
+    kind: Kind,
+    max_waiting: usize,
+    max_record: usize,
+}
+
+/// What has been read and not handed out.
+#[derive(Debug)]
+struct Intake {
+    reader: Reader,
+    items: VecDeque<Item>,
+    read_at: SystemTime,
+    ended: bool,
+}
+
+/// What has been handed out and is not over with.
+#[derive(Debug, Default)]
+struct Held {
+    /// With the worker, by the record's number.
+    out: HashMap<u64, Out>,
+    /// By when they are due.
+    waiting: BTreeMap<(Instant, u64), Tried>,
+    /// How many hand-overs there have been.
+    tokens: u64,
+}
+
+#[derive(Debug)]
+struct Out {
+    job: Arc<Job>,
+    attempt: u32,
+    token: u64,
+}
+
+/// A record that has been tried so often.
+#[derive(Debug)]
+struct Tried {
+    job: Arc<Job>,
+    attempts: u32,
+}
+
+impl Held {
+    fn hand_out(&mut self, number: u64, job: Arc<Job>, attempt: u32) -> Delivery {
+        self.tokens += 1;
+        let token = self.tokens;
+        self.out.insert(number, Out { job: job.clone(), attempt, token });
+        Delivery { job, attempt, tag: Tag { session: 0, key: number, token }, lease: None }
+    }
+
+    /// What is due, at most `max` of it.
+    fn due(&mut self, max: usize, now: Instant) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < max {
+            let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 <= now) else { break };
+            let ((_, number), Tried { job, attempts }) = first.remove_entry();
+            deliveries.push(self.hand_out(number, job, attempts + 1));
+        }
+        deliveries
+    }
+
+    fn is_out(&self, tag: &Tag) -> bool {
+        self.out.get(&tag.key).is_some_and(|out| out.token == tag.token)
+    }
+
+    fn wait(&mut self, number: u64, job: Arc<Job>, attempts: u32, until: Instant) {
+        self.waiting.insert((until, number), Tried { job, attempts });
+    }
+}
+
+impl RecordSource {
+    pub(super) fn new(reader: Reader, ledger: Arc<Ledger>, max_waiting: usize, max_record: usize) -> Self {
+        let intake = Intake { reader, items: VecDeque::new(), read_at: SystemTime::UNIX_EPOCH, ended: false };
+        Self {
+            input: AsyncMutex::new(intake),
+            held: Mutex::default(),
+            changed: Notify::new(),
+            ledger,
+            kind: Kind::new(KIND),
+            max_waiting,
+            max_record,
+        }
+    }
+
+    /// How many records were handed out and are not over with.
+    pub(super) fn unfinished(&self) -> u64 {
+        let held = lock(&self.held);
+        (held.out.len() + held.waiting.len()) as u64
+    }
+
+    /// Whether the input has ended and all its records are over with. To be asked when the worker has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.input.try_lock().is_ok_and(|input| self.outlook(&input).over)
+    }
+
+    /// What can be handed out now: what is due again first, then what is new.
+    fn take(&self, input: &mut Intake, max: usize, now: Instant) -> Vec<Delivery> {
+        let mut held = lock(&self.held);
+        let mut deliveries = held.due(max, now);
+        self.count_waiting(&held);
+        while deliveries.len() < max && held.waiting.len() < self.max_waiting {
+            let Some(Item::Record { .. }) = input.items.front() else { break };
+            if let Some(Item::Record { number, bytes }) = input.items.pop_front() {
+                let id = JobId::new(number.to_string());
+                let job = Job::new(id, self.kind.clone(), bytes, input.read_at);
+                deliveries.push(held.hand_out(number, Arc::new(job), 1));
+            }
+        }
+        deliveries
+    }
+
+    /// Whether the input may be read on, or skipped on, and when else to look again.
+    fn outlook(&self, input: &Intake) -> Outlook {
+        let held = lock(&self.held);
+        Outlook {
+            over: input.ended && input.items.is_empty() && held.out.is_empty() && held.waiting.is_empty(),
+            may_read: held.waiting.len() < self.max_waiting,
+            due: held.waiting.first_key_value().map(|((due, _), _)| *due),
+        }
+    }
+
+    /// Reads on, or deals with the record at the front if it is one that can't be tried.
+    async fn read_on(&self, input: &mut Intake) {
+        if let Some(Item::TooLong { .. }) = input.items.front() {
+            let room = self.ledger.room().await;
+            if let Some(Item::TooLong { number, start, length }) = input.items.pop_front() {
+                self.ledger.console.advance(length - start.len() as u64);
+                self.ledger.failed(number, &start, 0, too_long(length, self.max_record).into(), room);
+            }
+        } else if input.ended {
+            std::future::pending::<()>().await;
+        } else {
+            let block = input.reader.next().await;
+            input.take_in(block, &self.ledger);
+        }
+    }
+
+    fn apply(&self, settled: &Settled, room: super::output::Room<'_>) {
+        let number = settled.tag.key;
+        let Some(Out { job, attempt, .. }) = lock(&self.held).out.remove(&number) else { return };
+        let record: &Bytes = &job.payload;
+        match settled.settlement {
+            Settlement::Ack => self.ledger.done(number, record, attempt, room),
+            Settlement::Reject => {
+                let reason = settled.reason.clone().unwrap_or_else(|| "was rejected".into());
+                self.ledger.failed(number, record, attempt, reason, room);
+            }
+            Settlement::Retry { after } => {
+                self.ledger.open(number, record, attempt, true, room);
+                self.wait(number, job, attempt, after);
+            }
+            Settlement::Release { after } => {
+                self.ledger.open(number, record, attempt, false, room);
+                self.wait(number, job, attempt - 1, after);
+            }
+        }
+    }
+
+    fn wait(&self, number: u64, job: Arc<Job>, attempts: u32, after: Duration) {
+        let mut held = lock(&self.held);
+        held.wait(number, job, attempts, Instant::now() + after);
+        self.count_waiting(&held);
+    }
+
+    fn count_waiting(&self, held: &Held) {
+        self.ledger.figures.waiting.store(held.waiting.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+struct Outlook {
+    over: bool,
+    may_read: bool,
+    due: Option<Instant>,
+}
+
+impl Intake {
+    fn take_in(&mut self, block: Option<Block>, ledger: &Ledger) {
+        let Some(Block { items, end, read_at }) = block else {
+            self.ended = true;
+            return;
+        };
+        self.items.extend(items);
+        self.read_at = read_at;
+        self.ended |= end.is_some();
+        if let Some(Err(error)) = end {
+            // What has been read is still run.
+            ledger.trouble(Trouble::Input(error));
+        }
+    }
+}
+
+#[async_trait]
+impl Source for RecordSource {
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        let mut input = self.input.lock().await;
+        let until = Instant::now() + wanted.wait;
+        loop {
+            if self.ledger.is_closed() {
+                return Err(Error::new(ErrorKind::Closed, "nothing more is to be begun"));
+            }
+            let now = Instant::now();
+            let deliveries = self.take(&mut input, wanted.max.get(), now);
+            let outlook = self.outlook(&input);
+            if !deliveries.is_empty() || now >= until {
+                return Ok(deliveries);
+            }
+            if outlook.over {
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "the input has ended and all its records are over with",
+                ));
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(deliveries),
+                () = self.read_on(&mut input), if outlook.may_read => {}
+                () = self.changed.notified() => {}
+                () = sleep_until(outlook.due.map_or(until, |due| due.min(until))) => {}
+            }
+        }
+    }
+
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        let mut stale = Stale::default();
+        for settled in settled {
+            if !lock(&self.held).is_out(&settled.tag) {
+                stale.0.push(settled.tag);
+                continue;
+            }
+            // After this nothing waits, so a settlement is applied whole or not at all.
+            let room = self.ledger.room().await;
+            self.apply(settled, room);
+        }
+        self.changed.notify_one();
+        Ok(stale)
+    }
+}

@@ -1,0 +1,157 @@
+//! What is said at the end: [`Summary`].
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::text::{count, rate, span};
+
+/// How many failures the summary lists; `--failed-to` keeps them all. Two screens of a terminal.
+const LISTED: usize = 50;
+
+/// What became of all records. Bounded, however many there are.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    /// Handed out, and neither done nor failed when it ended.
+    pub(super) unfinished: u64,
+    /// Attempts after which another was due.
+    pub(super) retried: u64,
+    failures: Vec<Failure>,
+}
+
+/// A record that failed for good.
+#[derive(Debug)]
+struct Failure {
+    number: u64,
+    attempt: u32,
+    reason: Arc<str>,
+    excerpt: String,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) struct Ending<'a> {
+    pub(super) took: Duration,
+    pub(super) max_attempts: u32,
+    /// What stopped it before the end of the input, if anything did: `TERM`, say.
+    pub(super) stopped_by: Option<&'a str>,
+}
+
+/// The summary as `--json` shows it.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    done: u64,
+    failed: u64,
+    unfinished: u64,
+    retried: u64,
+    seconds: f64,
+    stopped_by: Option<&'a str>,
+}
+
+impl Summary {
+    /// A record failed for good with its `attempt`-th attempt (0: it never became one).
+    pub(super) fn failed(
+        &mut self,
+        number: u64,
+        attempt: u32,
+        reason: &Arc<str>,
+        excerpt: impl FnOnce() -> String,
+    ) {
+        self.failed += 1;
+        if self.failures.len() < LISTED {
+            self.failures.push(Failure { number, attempt, reason: reason.clone(), excerpt: excerpt() });
+        }
+    }
+
+    /// The summary for a person.
+    pub(super) fn text(&self, ending: &Ending<'_>) -> String {
+        let mut text = "tidegate: ".to_owned();
+        // Writing to a string can't fail.
+        if let Some(by) = ending.stopped_by {
+            let _ = write!(text, "stopped by {by} before the end of the input: ");
+        }
+        let _ = write!(text, "{} done, {} failed", count(self.done), count(self.failed));
+        if self.unfinished > 0 {
+            let _ = write!(text, ", {} begun and not finished", count(self.unfinished));
+        }
+        let _ = write!(text, " in {} ({})", span(ending.took), rate(self.done + self.failed, ending.took));
+        match self.retried {
+            0 => {}
+            1 => text.push_str("; 1 attempt was repeated"),
+            more => {
+                let _ = write!(text, "; {} attempts were repeated", count(more));
+            }
+        }
+        text.push('\n');
+        for Failure { number, attempt, reason, excerpt } in &self.failures {
+            let _ = write!(text, "tidegate: record {number} failed: {reason}");
+            if ending.max_attempts > 1 && *attempt > 0 {
+                let _ = write!(text, " (attempt {attempt} of {})", ending.max_attempts);
+            }
+            let _ = writeln!(text, ": {excerpt}");
+        }
+        if self.failed > self.failures.len() as u64 {
+            let more = self.failed - self.failures.len() as u64;
+            let _ =
+                writeln!(text, "tidegate: and {} more failed (--failed-to FILE keeps them all)", count(more));
+        }
+        text
+    }
+
+    /// The summary for a program.
+    pub(super) fn json(&self, ending: &Ending<'_>) -> impl Serialize {
+        let Self { done, failed, unfinished, retried, .. } = *self;
+        let seconds = ending.took.as_micros() as f64 / 1e6;
+        Line { r#type: "summary", done, failed, unfinished, retried, seconds, stopped_by: ending.stopped_by }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Ending<'_> = Ending { took: Duration::from_secs(2), max_attempts: 1, stopped_by: None };
+
+    #[test]
+    fn a_summary_says_no_more_than_there_is_to_say() {
+        let summary = Summary { done: 1000, ..Summary::default() };
+        assert_eq!(summary.text(&QUICK), "tidegate: 1,000 done, 0 failed in 2.00 s (500/s)\n");
+    }
+
+    #[test]
+    fn a_summary_names_each_failure_and_how_it_was_stopped() {
+        let mut summary = Summary { done: 9, unfinished: 2, retried: 1, ..Summary::default() };
+        summary.failed(7, 3, &"exited with status 1".into(), || "a b".to_owned());
+        summary.failed(8, 0, &"is longer than --max-record".into(), || "xxx".to_owned());
+        let ending = Ending { max_attempts: 3, stopped_by: Some("TERM"), ..QUICK };
+        assert_eq!(
+            summary.text(&ending),
+            "tidegate: stopped by TERM before the end of the input: 9 done, 2 failed, 2 begun and not finished in \
+             2.00 s (5.5/s); 1 attempt was repeated\n\
+             tidegate: record 7 failed: exited with status 1 (attempt 3 of 3): a b\n\
+             tidegate: record 8 failed: is longer than --max-record: xxx\n"
+        );
+        let json = serde_json::to_string(&summary.json(&ending)).expect("plain figures");
+        let expected = r#"{"type":"summary","done":9,"failed":2,"unfinished":2,"retried":1,"seconds":2.0,"stopped_by":"TERM"}"#;
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn a_summary_of_countless_failures_stays_short() {
+        let mut summary = Summary::default();
+        for number in 1..=10_000 {
+            summary.failed(number, 1, &"exited with status 1".into(), || "x".to_owned());
+        }
+        let text = summary.text(&QUICK);
+        assert_eq!(text.lines().count(), 1 + LISTED + 1);
+        assert!(
+            text.ends_with("tidegate: and 9,950 more failed (--failed-to FILE keeps them all)\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! Bytes and figures as text for people and shells: pure.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The most characters of a record that are shown to a person: one line of a terminal, with room for what
+/// stands before it.
+pub(super) const EXCERPT_CHARS: usize = 60;
+
+/// The beginning of `bytes` on one line: control characters and what is not UTF-8 are escaped.
+pub(super) fn excerpt(bytes: &[u8]) -> String {
+    // What is shown as one character has at most four bytes, so this prefix holds one more than can be shown.
+    let prefix = &bytes[..bytes.len().min(4 * (EXCERPT_CHARS + 1))];
+    let shown = |chunk: std::str::Utf8Chunk<'_>| {
+        let valid = chunk.valid().chars().map(|char| match char.is_control() {
+            true => char.escape_default().collect(),
+            false => String::from(char),
+        });
+        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        valid.chain(invalid).collect::<Vec<String>>()
+    };
+    let mut parts = prefix.utf8_chunks().flat_map(shown);
+    let mut text: String = parts.by_ref().take(EXCERPT_CHARS).collect();
+    if parts.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// One word of a command as a POSIX shell reads it; bytes that are not printable text need bash's `$'…'`.
+pub(super) fn quote(word: &[u8]) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"%+,-./:=@_^".contains(byte);
+    match std::str::from_utf8(word) {
+        Ok(text) if !text.is_empty() && word.iter().all(plain) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => {
+            let mut quoted = "$'".to_owned();
+            for byte in word {
+                match byte {
+                    b'\'' | b'\\' => quoted.extend(['\\', char::from(*byte)]),
+                    b' '..=b'~' => quoted.push(char::from(*byte)),
+                    _ => {
+                        let _ = write!(quoted, "\\x{byte:02x}");
+                    }
+                }
+            }
+            quoted.push('\'');
+            quoted
+        }
+    }
+}
+
+/// A count with its thousands set apart: `20,000`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A span of time as a person says it: `0.25 s`, `12.3 s`, `4 min 5 s`, `2 h 3 min`.
+pub(super) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.2} s", time.as_secs_f64()),
+        10..100 => format!("{:.1} s", time.as_secs_f64()),
+        100..6000 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// How many a second: one decimal below ten.
+pub(super) fn rate(number: u64, time: Duration) -> String {
+    let rate = number as f64 / time.as_secs_f64().max(1e-9);
+    if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", count(rate.round() as u64)) }
+}
+
+/// Base64 (RFC 4648, with padding), for bytes that a JSON string can't hold.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits =
+            three.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        for digit in 0..4 {
+            let six = (bits >> (18 - 6 * digit)) & 63;
+            text.push(if digit <= three.len() { char::from(DIGITS[six as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_fits_one_line_whatever_the_bytes() {
+        assert_eq!(excerpt(b"plain text"), "plain text");
+        assert_eq!(excerpt(b"tab\tnew\nline\x1b[0m"), r"tab\tnew\nline\u{1b}[0m");
+        assert_eq!(excerpt(b"a\xff\x00b"), r"a\xff\u{0}b");
+        assert_eq!(excerpt("ä".repeat(EXCERPT_CHARS).as_bytes()), "ä".repeat(EXCERPT_CHARS));
+        let long = "ä".repeat(EXCERPT_CHARS + 1);
+        assert_eq!(excerpt(long.as_bytes()), format!("{}…", "ä".repeat(EXCERPT_CHARS)));
+        assert!(excerpt("x".repeat(1 << 20).as_bytes()).ends_with("x…"));
+        assert!(excerpt(&[0xff; 1000]).ends_with("…"));
+        assert!(excerpt("€".repeat(1000).as_bytes()).ends_with("€…"));
+    }
+
+    #[test]
+    fn a_quoted_word_reads_back_as_itself() {
+        for (word, quoted) in [
+            (&b"plain-1.txt"[..], "plain-1.txt"),
+            (b"", "''"),
+            (b"two words", "'two words'"),
+            (b"it's", r"'it'\''s'"),
+            (b"$HOME `x` \"y\"", "'$HOME `x` \"y\"'"),
+            ("naïve".as_bytes(), "'naïve'"),
+            (b"line\nbreak", r"$'line\x0abreak'"),
+            (b"a'\\\xff", r"$'a\'\\\xff'"),
+        ] {
+            assert_eq!(quote(word), quoted);
+        }
+    }
+
+    #[test]
+    fn figures_read_as_a_person_writes_them() {
+        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        let spans = [0.25, 12.34, 245.0, 7380.0].map(|seconds| span(Duration::from_secs_f64(seconds)));
+        assert_eq!(spans, ["0.25 s", "12.3 s", "4 min 5 s", "2 h 3 min"]);
+        assert_eq!(rate(5, Duration::from_secs(2)), "2.5/s");
+        assert_eq!(rate(20_000, Duration::from_secs(10)), "2,000/s");
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
+}

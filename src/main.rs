@@ -1,0 +1,7 @@
+//! The program: see [`tidegate::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

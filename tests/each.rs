@@ -1,0 +1,20 @@
+//! `tidegate each`, run as a person runs it: the built program, its streams, its signals, its children.
+//!
+//! Each test has a folder of its own and waits for events (a line on a pipe, the other end of a FIFO), never
+//! for time. Each run is looked after: when it is over, no process that descends from it may be left.
+
+#![cfg(feature = "cli")]
+
+#[path = "each/support.rs"]
+mod support;
+
+#[path = "each/ending.rs"]
+mod ending;
+#[path = "each/flow.rs"]
+mod flow;
+#[path = "each/output.rs"]
+mod output;
+#[path = "each/records.rs"]
+mod records;
+#[path = "each/refusals.rs"]
+mod refusals;
