@@ -61,8 +61,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
 
     let times = runtime.block_on(pick_up(jobs));
-    let at = |part: f64| format!("{:.1}", times[((times.len() - 1) as f64 * part) as usize].as_nanos() as f64 / 1e3);
-    let mut table = Table::new(&format!("idle pick-up over memory, {jobs} jobs"), &["", "p50 us", "p99 us", "max us"]);
+    let at = |part: f64| {
+        format!("{:.1}", times[((times.len() - 1) as f64 * part) as usize].as_nanos() as f64 / 1e3)
+    };
+    let mut table =
+        Table::new(&format!("idle pick-up over memory, {jobs} jobs"), &["", "p50 us", "p99 us", "max us"]);
     table.row(&["enqueue to start".to_owned(), at(0.5), at(0.99), at(1.0)]);
     table.print();
 

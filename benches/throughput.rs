@@ -81,7 +81,8 @@ where
     let runtime = runtime(threads);
     let queue = Memory::builder().max_jobs(jobs as usize).build().expect("valid settings");
     runtime.block_on(fill(&queue, jobs));
-    let registry = Registry::new().handle_raw("no-op", move |context: Context| job(u64::from(context.attempt())));
+    let registry =
+        Registry::new().handle_raw("no-op", move |context: Context| job(u64::from(context.attempt())));
     let worker = Worker::builder(queue.intake(), registry)
         .max_concurrent_jobs(slots)
         .prefetch(prefetch)
@@ -125,7 +126,8 @@ fn paired(title: &str, jobs: u64, rounds: usize, contenders: &[(&str, &dyn Fn() 
         let ns = wall(runs);
         let cpu = median(runs.iter().map(|run| run.cpu.as_nanos() as f64 / jobs as f64));
         let allocs = median(runs.iter().map(|run| run.allocations as f64 / jobs as f64));
-        let ratio = median(runs.iter().zip(0..).map(|(run, _)| run.wall.as_nanos() as f64 / jobs as f64 / first));
+        let ratio =
+            median(runs.iter().zip(0..).map(|(run, _)| run.wall.as_nanos() as f64 / jobs as f64 / first));
         table.row(&[
             (*name).to_owned(),
             format!("{:.0}", 1e9 / ns),
@@ -140,18 +142,28 @@ fn paired(title: &str, jobs: u64, rounds: usize, contenders: &[(&str, &dyn Fn() 
 
 fn no_ops(jobs: u64, rounds: usize) {
     for slots in [20, 1000] {
-        paired(&format!("{jobs} no-op jobs, {slots} slots, 2 threads"), jobs, rounds, &[
-            ("bare JoinSet", &|| bare(2, jobs, slots, no_op)),
-            ("own thread", &|| worker(2, jobs, slots, 0, Dispatcher::OwnThread, no_op)),
-            ("own thread, prefetch", &|| worker(2, jobs, slots, slots, Dispatcher::OwnThread, no_op)),
-            ("shared", &|| worker(2, jobs, slots, 0, Dispatcher::Shared, no_op)),
-        ]);
+        paired(
+            &format!("{jobs} no-op jobs, {slots} slots, 2 threads"),
+            jobs,
+            rounds,
+            &[
+                ("bare JoinSet", &|| bare(2, jobs, slots, no_op)),
+                ("own thread", &|| worker(2, jobs, slots, 0, Dispatcher::OwnThread, no_op)),
+                ("own thread, prefetch", &|| worker(2, jobs, slots, slots, Dispatcher::OwnThread, no_op)),
+                ("shared", &|| worker(2, jobs, slots, 0, Dispatcher::Shared, no_op)),
+            ],
+        );
     }
-    paired(&format!("{jobs} no-op jobs, 20 slots, 1 thread"), jobs, rounds, &[
-        ("bare JoinSet", &|| bare(1, jobs, 20, no_op)),
-        ("own thread", &|| worker(1, jobs, 20, 0, Dispatcher::OwnThread, no_op)),
-        ("shared", &|| worker(1, jobs, 20, 0, Dispatcher::Shared, no_op)),
-    ]);
+    paired(
+        &format!("{jobs} no-op jobs, 20 slots, 1 thread"),
+        jobs,
+        rounds,
+        &[
+            ("bare JoinSet", &|| bare(1, jobs, 20, no_op)),
+            ("own thread", &|| worker(1, jobs, 20, 0, Dispatcher::OwnThread, no_op)),
+            ("shared", &|| worker(1, jobs, 20, 0, Dispatcher::Shared, no_op)),
+        ],
+    );
 }
 
 /// 2 µs of CPU each. With all cores used, a job costs 1 µs of wall time on two of them.
@@ -162,11 +174,16 @@ fn cpu_bound(jobs: u64, rounds: usize) {
             std::hint::spin_loop();
         }
     }
-    paired(&format!("{jobs} jobs of 2 us CPU, 20 slots, 2 threads"), jobs, rounds, &[
-        ("bare JoinSet", &|| bare(2, jobs, 20, two_microseconds)),
-        ("own thread", &|| worker(2, jobs, 20, 0, Dispatcher::OwnThread, two_microseconds)),
-        ("shared", &|| worker(2, jobs, 20, 0, Dispatcher::Shared, two_microseconds)),
-    ]);
+    paired(
+        &format!("{jobs} jobs of 2 us CPU, 20 slots, 2 threads"),
+        jobs,
+        rounds,
+        &[
+            ("bare JoinSet", &|| bare(2, jobs, 20, two_microseconds)),
+            ("own thread", &|| worker(2, jobs, 20, 0, Dispatcher::OwnThread, two_microseconds)),
+            ("shared", &|| worker(2, jobs, 20, 0, Dispatcher::Shared, two_microseconds)),
+        ],
+    );
 }
 
 /// What a sleeping job weighs: its task, its timer, its flight, its lease, its record in the store.

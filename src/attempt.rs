@@ -175,7 +175,11 @@ impl Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         if !self.silent {
-            self.completions.report(Finished { place: self.place, end: End::Dropped, run_time: Duration::ZERO });
+            self.completions.report(Finished {
+                place: self.place,
+                end: End::Dropped,
+                run_time: Duration::ZERO,
+            });
             self.completions.waker.wake();
         }
     }

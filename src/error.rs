@@ -155,9 +155,8 @@ mod tests {
         let io = std::io::Error::other("socket closed");
         let error = Error::new(ErrorKind::Connection, "fetching from redis").caused_by(io);
         assert_eq!(Chain(&error).to_string(), "fetching from redis: socket closed");
-        let outer = Error::new(ErrorKind::Internal, "worker stopped: socket closed").caused_by(
-            Error::new(ErrorKind::Connection, "socket closed"),
-        );
+        let outer = Error::new(ErrorKind::Internal, "worker stopped: socket closed")
+            .caused_by(Error::new(ErrorKind::Connection, "socket closed"));
         assert_eq!(Chain(&outer).to_string(), "worker stopped: socket closed");
     }
 

@@ -192,7 +192,8 @@ impl tower_service::Service<Context> for HandlerService {
 pub(crate) fn decode<A: DeserializeOwned>(context: &Context) -> Result<A, Error> {
     let job = context.job();
     decode_json(&job.payload).map_err(|error| {
-        Error::new(ErrorKind::Decode, format!("the payload of kind {:?} can't be decoded", job.kind)).caused_by(error)
+        Error::new(ErrorKind::Decode, format!("the payload of kind {:?} can't be decoded", job.kind))
+            .caused_by(error)
     })
 }
 

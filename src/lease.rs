@@ -166,7 +166,10 @@ impl<T: Clone> LeaseTable<T> {
         if !live().any(|(_, entry)| now >= entry.lease.due_at()) {
             return Vec::new();
         }
-        live().filter(|(_, entry)| now >= entry.lease.renewable_at()).map(|(place, entry)| (place, entry.tag)).collect()
+        live()
+            .filter(|(_, entry)| now >= entry.lease.renewable_at())
+            .map(|(place, entry)| (place, entry.tag))
+            .collect()
     }
 
     /// The shortest TTL of those that are not lost: what bounds the patience with an answer.

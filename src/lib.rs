@@ -91,8 +91,8 @@ pub use scope::{Scope, ScopeError};
 pub use shutdown::{Phase, Shutdown};
 pub use source::{Connect, Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
 pub use worker::{
-    ConnectionState, Dispatcher, ReconnectPolicy, Report, State, Stats, StopCause, UnknownKind, Worker, WorkerBuilder,
-    WorkerHandle,
+    ConnectionState, Dispatcher, ReconnectPolicy, Report, State, Stats, StopCause, UnknownKind, Worker,
+    WorkerBuilder, WorkerHandle,
 };
 
 /// The README's examples, compiled and run as tests.

@@ -63,7 +63,9 @@ impl Queues {
             Self::Strict(queues) => queues.iter().collect(),
             Self::Weighted(queues) => {
                 if let Some((queue, _)) = queues.iter().find(|(_, weight)| *weight == 0) {
-                    return Err(Error::invalid(format!("queue {queue:?} has weight 0: leave it out, or give it 1 or more")));
+                    return Err(Error::invalid(format!(
+                        "queue {queue:?} has weight 0: leave it out, or give it 1 or more"
+                    )));
                 }
                 queues.iter().map(|(queue, _)| queue).collect()
             }
@@ -125,7 +127,8 @@ impl KindCaps {
     /// How many more of each capped kind a fetch may bring.
     pub(crate) fn quotas(&self, quotas: &mut Vec<(Kind, usize)>) {
         quotas.clear();
-        quotas.extend(self.caps.iter().map(|(kind, cap)| (kind.clone(), cap.limit.saturating_sub(cap.taken))));
+        quotas
+            .extend(self.caps.iter().map(|(kind, cap)| (kind.clone(), cap.limit.saturating_sub(cap.taken))));
     }
 }
 

@@ -177,14 +177,20 @@ impl Registry {
         }
         let Self { handlers, mut options, layers, .. } = self;
         if let Some(kind) = options.keys().find(|kind| !handlers.contains_key(*kind)) {
-            return Err(Error::invalid(format!("options were given for kind {kind:?}, which has no handler")));
+            return Err(Error::invalid(format!(
+                "options were given for kind {kind:?}, which has no handler"
+            )));
         }
         for (kind, options) in &options {
             if options.max_concurrent_jobs == Some(0) {
-                return Err(Error::invalid(format!("max_concurrent_jobs of kind {kind:?} is 0: it must be at least 1")));
+                return Err(Error::invalid(format!(
+                    "max_concurrent_jobs of kind {kind:?} is 0: it must be at least 1"
+                )));
             }
             if options.timeout == Some(Some(Duration::ZERO)) {
-                return Err(Error::invalid(format!("the timeout of kind {kind:?} is 0: no job could finish")));
+                return Err(Error::invalid(format!(
+                    "the timeout of kind {kind:?} is 0: no job could finish"
+                )));
             }
             if let Some(retry) = &options.retry {
                 retry.validate().map_err(|error| Error::invalid(format!("kind {kind:?}: {error}")))?;

@@ -154,7 +154,11 @@ impl RetryPolicy {
 pub(crate) fn backoff(initial: Duration, factor: f64, cap: Duration, step: u32) -> Duration {
     let power = factor.powi(step.saturating_sub(1).min(1 << 20) as i32);
     let seconds = initial.as_secs_f64() * power;
-    if seconds.is_finite() && seconds < cap.as_secs_f64() { Duration::from_secs_f64(seconds).min(cap) } else { cap }
+    if seconds.is_finite() && seconds < cap.as_secs_f64() {
+        Duration::from_secs_f64(seconds).min(cap)
+    } else {
+        cap
+    }
 }
 
 /// `whole` with a part of up to `jitter` taken off, as `random` (from 0 to 1) says.

@@ -98,7 +98,10 @@ impl Intake {
 
 impl fmt::Debug for Intake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Intake").field("source", &self.source.target()).field("renews", &self.renew.is_some()).finish()
+        f.debug_struct("Intake")
+            .field("source", &self.source.target())
+            .field("renews", &self.renew.is_some())
+            .finish()
     }
 }
 

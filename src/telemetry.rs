@@ -166,7 +166,11 @@ pub fn describe() {
     metrics::describe_counter!(name::TIMEOUTS, "Attempts that ran into their timeout");
     let seconds = metrics::Unit::Seconds;
     metrics::describe_histogram!(name::RUN_SECONDS, seconds, "From a handler's start to its end");
-    metrics::describe_histogram!(name::LATENCY_SECONDS, seconds, "From enqueueing to the start of the first attempt");
+    metrics::describe_histogram!(
+        name::LATENCY_SECONDS,
+        seconds,
+        "From enqueueing to the start of the first attempt"
+    );
     metrics::describe_gauge!(name::IN_FLIGHT, "Deliveries past fetch and not yet settled");
     metrics::describe_gauge!(name::FREE_SLOTS, "Slots that no job occupies");
     metrics::describe_counter!(name::FETCHES, "Fetches that were answered, empty or not");
@@ -174,13 +178,20 @@ pub fn describe() {
     metrics::describe_counter!(name::FETCH_FAILURES, "Fetches that failed");
     metrics::describe_counter!(name::SETTLEMENTS, "Settlements that the source confirmed");
     metrics::describe_counter!(name::SETTLE_FAILURES, "Batches of settlements that failed and were kept");
-    metrics::describe_counter!(name::STALE, "Deliveries that were no longer ours when they were to be settled");
+    metrics::describe_counter!(
+        name::STALE,
+        "Deliveries that were no longer ours when they were to be settled"
+    );
     metrics::describe_counter!(name::RECONNECTS, "Sessions made after the first");
     metrics::describe_gauge!(name::CONNECTED, "1 while there is a session, else 0");
     metrics::describe_counter!(name::RENEWALS, "Leases renewed");
     metrics::describe_counter!(name::RENEWAL_FAILURES, "Batches of renewals that failed");
     metrics::describe_counter!(name::LEASES_LOST, "Leases that were lost");
-    metrics::describe_histogram!(name::RENEWAL_LATENESS, seconds, "How long after it was due a renewal was sent");
+    metrics::describe_histogram!(
+        name::RENEWAL_LATENESS,
+        seconds,
+        "How long after it was due a renewal was sent"
+    );
 }
 
 /// The span of one attempt: `job` with `id`, `kind`, `queue` and `attempt`, at level `INFO`.

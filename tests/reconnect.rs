@@ -142,6 +142,25 @@ async fn calls_that_fail_together_cause_one_reconnect() {
     assert_eq!((ended.report.stats.done, ended.report.stats.stale), (40, 0), "{}", ended.report);
 }
 
+/// Nor does one that fails long after: it was made on a session that has gone, and says nothing of the next.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_late_does_not_end_the_session_that_came_after_its_own() {
+    let (server, tally) = (server(), Tally::default());
+    push(server.memory(), 1);
+    server.next(Verb::Fetch, [None, Some(Fault::FailLate(Duration::from_secs(8), ErrorKind::Connection))]);
+    server.next(Verb::Settle, [Some(Fault::Fail(ErrorKind::Connection))]);
+    let running = start(worker(&server, lasting(&tally, Duration::from_secs(1))));
+    patiently(async {
+        server.memory().drained().await; // through the second session
+        server.called(Verb::Fetch, 4).await; // the second has failed, and the third waited its time out
+    })
+    .await;
+    assert_eq!(running.stop().await.report.stats.done, 1);
+    let sessions: Vec<_> = server.calls(Verb::Fetch).iter().map(|call| call.session).collect();
+    assert_eq!(sessions, [1, 1, 2, 2]);
+    assert_eq!(server.calls(Verb::Connect).len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_state_of_the_connection_can_be_read() {
     let server = server();

@@ -71,7 +71,10 @@ pub(crate) struct Table {
 impl Table {
     /// With these columns.
     pub(crate) fn new(title: &str, columns: &[&str]) -> Self {
-        Self { rows: vec![columns.iter().map(|column| (*column).to_owned()).collect()], title: title.to_owned() }
+        Self {
+            rows: vec![columns.iter().map(|column| (*column).to_owned()).collect()],
+            title: title.to_owned(),
+        }
     }
 
     /// One more row.
@@ -88,7 +91,11 @@ impl Table {
         for row in &self.rows {
             let cells = row.iter().zip(&widths).enumerate();
             let line: Vec<String> = cells
-                .map(|(at, (cell, width))| if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+                .map(
+                    |(at, (cell, width))| {
+                        if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                    },
+                )
                 .collect();
             println!("  {}", line.join("  "));
         }

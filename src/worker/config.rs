@@ -240,7 +240,9 @@ fn validate(limits: &Limits, retry: &RetryPolicy) -> Result<(), Error> {
     let Limits { max_concurrent_jobs, prefetch, .. } = *limits;
     check_max_concurrent_jobs(max_concurrent_jobs)?;
     if prefetch > MAX_CONCURRENT_JOBS {
-        return Err(Error::invalid(format!("prefetch is {prefetch}: it must be at most {MAX_CONCURRENT_JOBS}")));
+        return Err(Error::invalid(format!(
+            "prefetch is {prefetch}: it must be at most {MAX_CONCURRENT_JOBS}"
+        )));
     }
     let nonzero = [
         ("job_timeout", limits.job_timeout.unwrap_or(Duration::MAX)),
@@ -251,7 +253,10 @@ fn validate(limits: &Limits, retry: &RetryPolicy) -> Result<(), Error> {
         return Err(Error::invalid(format!("{setting} is 0: nothing could succeed within it")));
     }
     if limits.reconnect.factor < 1.0 || !limits.reconnect.factor.is_finite() {
-        return Err(Error::invalid(format!("reconnect factor is {}: it must be at least 1", limits.reconnect.factor)));
+        return Err(Error::invalid(format!(
+            "reconnect factor is {}: it must be at least 1",
+            limits.reconnect.factor
+        )));
     }
     if !(0.0..=1.0).contains(&limits.reconnect.jitter) {
         let jitter = limits.reconnect.jitter;

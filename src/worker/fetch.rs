@@ -98,7 +98,10 @@ impl Fetcher {
 /// A source that has not answered a call time-out after its wait hangs: its session is given up. So is the
 /// fetch when a settlement has found that the session is dead: it is called back, and given a moment for what
 /// it may have taken.
-pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Call, Result<Vec<Delivery>, Error>) {
+pub(crate) async fn fetch(
+    source: &Reconnecting<dyn Source>,
+    call: Call,
+) -> (Call, Result<Vec<Delivery>, Error>) {
     let answer = async {
         let session = tokio::select! {
             biased;
@@ -106,7 +109,8 @@ pub(crate) async fn fetch(source: &Reconnecting<dyn Source>, call: Call) -> (Cal
             () = call.stop.cancelled() => return Ok(Vec::new()),
         };
         let limit = call.request.wait.saturating_add(source.call_timeout());
-        let mut fetching = std::pin::pin!(source.within(limit, session.live.fetch(&call.request, &call.stop)));
+        let mut fetching =
+            std::pin::pin!(source.within(limit, session.live.fetch(&call.request, &call.stop)));
         let answer = tokio::select! {
             biased;
             answer = &mut fetching => answer,
@@ -144,7 +148,8 @@ impl Loop {
             fetcher.permits = permits;
             return None;
         };
-        let mut request = fetcher.spare.take().unwrap_or_else(|| FetchRequest::new(max, self.limits.fetch_wait));
+        let mut request =
+            fetcher.spare.take().unwrap_or_else(|| FetchRequest::new(max, self.limits.fetch_wait));
         request.max = max;
         fetcher.draws = splitmix(fetcher.draws);
         self.limits.queues.order(fetcher.draws, &mut request.queues);
@@ -193,8 +198,11 @@ impl Loop {
         let policy = &self.limits.reconnect;
         self.fetcher.failures = self.fetcher.failures.saturating_add(1);
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.fetcher.failures);
-        let wait =
-            less_jitter(whole, policy.jitter, unit_random((self.limits.seed, "fetch", self.fetcher.failures)));
+        let wait = less_jitter(
+            whole,
+            policy.jitter,
+            unit_random((self.limits.seed, "fetch", self.fetcher.failures)),
+        );
         // Of a lost connection the reconnecting source has its own line.
         if !error.is_disconnect() && self.fetcher.failures == 1 {
             tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
@@ -252,7 +260,8 @@ impl Loop {
         let attempts = job.max_attempts.unwrap_or(kind.retry.attempts());
         if delivery.attempt > attempts {
             let begun = delivery.attempt - 1;
-            let reason = format!("{begun} attempts were begun, of {attempts} allowed, and the last left no word");
+            let reason =
+                format!("{begun} attempts were begun, of {attempts} allowed, and the last left no word");
             return Some(settled(Settlement::Reject).because(&reason));
         }
         let room = self.caps.take(&job.kind);
@@ -260,6 +269,10 @@ impl Loop {
     }
 
     /// Starts what is ready, slot by slot. Once stopping, hands it back instead.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a metric compares it with the clock of the job's producer"
+    )]
     pub(crate) fn start_ready(&mut self, now: Instant) {
         if self.ready.is_empty() {
             return;

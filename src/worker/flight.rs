@@ -154,7 +154,13 @@ impl Flights {
 
 impl Flight {
     /// Returns when to look again.
-    fn sweep(&mut self, now: Instant, grace: Duration, abort_at: Option<Instant>, swept: &mut Swept) -> Option<Instant> {
+    fn sweep(
+        &mut self,
+        now: Instant,
+        grace: Duration,
+        abort_at: Option<Instant>,
+        swept: &mut Swept,
+    ) -> Option<Instant> {
         let Stage::Running { ending, .. } = &mut self.stage else { return None };
         if ending.is_none() {
             let deadline = self.run.deadline();

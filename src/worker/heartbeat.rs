@@ -92,7 +92,8 @@ impl Heartbeat {
             Err(error) => return self.renewal_failed(&error),
         };
         let sent_at = Instant::now();
-        let limit = self.leases.patience().map_or(renew.call_timeout(), |limit| limit.min(renew.call_timeout()));
+        let limit =
+            self.leases.patience().map_or(renew.call_timeout(), |limit| limit.min(renew.call_timeout()));
         match renew.within(limit, session.live.renew(&tags)).await {
             Ok(answers) => {
                 renew.succeeded(&session);

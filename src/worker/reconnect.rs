@@ -252,7 +252,8 @@ impl<T: ?Sized + Send + Sync + 'static> Reconnecting<T> {
         }
         link.failures = link.failures.saturating_add(1);
         let whole = backoff(self.policy.initial, self.policy.factor, self.policy.cap, link.failures);
-        let wait = less_jitter(whole, self.policy.jitter, unit_random((self.seed, link.number, link.failures)));
+        let wait =
+            less_jitter(whole, self.policy.jitter, unit_random((self.seed, link.number, link.failures)));
         let now = Instant::now();
         link.due = Some(later(now, wait));
         self.telemetry.connected.set(0.0);

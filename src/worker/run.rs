@@ -125,7 +125,9 @@ impl Loop {
                 batch = self.settled(settled, answer, now);
             }
             self.start_ready(now);
-            if fetching.is_none() && let Some(call) = self.next_fetch(now) {
+            if fetching.is_none()
+                && let Some(call) = self.next_fetch(now)
+            {
                 fetching.set(Some(fetch(&source, call)));
             }
             let fetched = poll_fn(|cx| Poll::Ready(poll_maybe(&mut fetching, cx))).await;
@@ -354,9 +356,7 @@ impl Loop {
     /// here can end them.
     async fn end_tasks(&mut self) {
         let stuck = self.flights.running();
-        let ended = async {
-            while self.tasks.len() > stuck && self.tasks.join_next().await.is_some() {}
-        };
+        let ended = async { while self.tasks.len() > stuck && self.tasks.join_next().await.is_some() {} };
         // A task that has reported has no more to do than to return.
         let _ = tokio::time::timeout(TASK_END, ended).await;
         self.tasks.detach_all();

@@ -101,7 +101,14 @@ impl Unsettled {
     }
 
     /// Takes a failed batch back; it is tried again after a wait.
-    pub(crate) fn failed(&mut self, batch: &Batch, error: &Error, policy: &ReconnectPolicy, seed: u64, now: Instant) {
+    pub(crate) fn failed(
+        &mut self,
+        batch: &Batch,
+        error: &Error,
+        policy: &ReconnectPolicy,
+        seed: u64,
+        now: Instant,
+    ) {
         self.waiting.extend_from_slice(&batch.places);
         self.failures = self.failures.saturating_add(1);
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.failures);
@@ -169,7 +176,9 @@ impl Loop {
         match answer {
             Ok(Stale(stale)) => {
                 self.unsettled.succeeded();
-                self.telemetry.settlements.increment((batch.places.len() - stale.len().min(batch.places.len())) as u64);
+                self.telemetry
+                    .settlements
+                    .increment((batch.places.len() - stale.len().min(batch.places.len())) as u64);
                 self.leases.leave(batch.places.iter().copied());
                 for (place, settled) in batch.places.iter().zip(&batch.settled) {
                     if let Some(flight) = self.flights.remove(*place) {
@@ -205,7 +214,9 @@ impl Loop {
             Settlement::Ack => (&mut self.stats.done, &outcomes.done),
             Settlement::Retry { .. } => (&mut self.stats.retried, &outcomes.retried),
             Settlement::Reject => (&mut self.stats.rejected, &outcomes.rejected),
-            Settlement::Release { .. } if flight.run.was_left_alone() => (&mut self.stats.snoozed, &outcomes.snoozed),
+            Settlement::Release { .. } if flight.run.was_left_alone() => {
+                (&mut self.stats.snoozed, &outcomes.snoozed)
+            }
             Settlement::Release { .. } => (&mut self.stats.released, &outcomes.released),
         };
         *count += 1;

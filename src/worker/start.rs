@@ -86,7 +86,8 @@ async fn on_own_threads(engine: Loop, heartbeat: Heartbeat, name: &str, shutdown
             block_on(heartbeat.run(beating));
             drop(ended);
         };
-        let thread = thread::Builder::new().name(heartbeat_name).spawn(beat).expect("the system gives a thread");
+        let thread =
+            thread::Builder::new().name(heartbeat_name).spawn(beat).expect("the system gives a thread");
         let report = block_on(on_stage(engine, &shutdown));
         stop.cancel();
         if has_ended.recv_timeout(HEARTBEAT_END) == Err(RecvTimeoutError::Disconnected) {
@@ -96,8 +97,10 @@ async fn on_own_threads(engine: Loop, heartbeat: Heartbeat, name: &str, shutdown
         // Who awaited it may have gone.
         let _ = answer.send(report);
     };
-    let thread =
-        thread::Builder::new().name(format!("tidegate-{name}")).spawn(body).expect("the system gives a thread");
+    let thread = thread::Builder::new()
+        .name(format!("tidegate-{name}"))
+        .spawn(body)
+        .expect("the system gives a thread");
     match answered.await {
         Ok(report) => {
             // It has nothing left to do but to end.

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Hang,
     /// It is refused, and nothing was done.
     Fail(ErrorKind),
+    /// It is refused, but only after this time, and a fetch does not look at its `stop` until then.
+    FailLate(Duration, ErrorKind),
     /// It is carried out, and the answer is lost with the connection.
     ReplyLost,
     /// It is carried out only after this time, and a fetch does not look at its `stop` until then.
@@ -254,6 +256,10 @@ async fn go<T>(fault: Option<Fault>, act: impl Future<Output = Result<T, Error>>
         None => {}
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Fail(kind)) => return Err(Error::new(kind, "the server says no")),
+        Some(Fault::FailLate(wait, kind)) => {
+            tokio::time::sleep(wait).await;
+            return Err(Error::new(kind, "the server says no, late"));
+        }
         Some(Fault::ReplyLost) => {
             act.await?;
             return Err(Error::new(ErrorKind::Connection, "the connection was lost before the answer"));
