@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench latency`. `TIDEGATE_BENCH_SMOKE=1` runs it tiny.
 
+#![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! `cargo bench --bench throughput` prints medians of paired runs. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to
 //! see that it works.
 
+#![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
+
 mod support;
 
 use std::future::Future;
