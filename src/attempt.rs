@@ -138,7 +138,7 @@ impl Completions {
 /// Not `tokio::task::yield_now`: that keeps the task out of the other threads' reach until this thread comes
 /// to a pause, which a blocking job may delay; a plain wake-up puts it at the end of the queue, for any thread
 /// to steal.
-async fn requeue() {
+pub(crate) async fn requeue() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {

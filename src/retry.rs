@@ -152,6 +152,9 @@ impl RetryPolicy {
 
 /// `initial × factor^(step − 1)`, at most `cap`; never overflows.
 pub(crate) fn backoff(initial: Duration, factor: f64, cap: Duration, step: u32) -> Duration {
+    if initial.is_zero() {
+        return Duration::ZERO; // nought times an endless factor is still no wait
+    }
     let power = factor.powi(step.saturating_sub(1).min(1 << 20) as i32);
     let seconds = initial.as_secs_f64() * power;
     if seconds.is_finite() && seconds < cap.as_secs_f64() {
@@ -163,7 +166,9 @@ pub(crate) fn backoff(initial: Duration, factor: f64, cap: Duration, step: u32) 
 
 /// `whole` with a part of up to `jitter` taken off, as `random` (from 0 to 1) says.
 pub(crate) fn less_jitter(whole: Duration, jitter: f64, random: f64) -> Duration {
-    whole.mul_f64(1.0 - jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0))
+    let part = 1.0 - jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0);
+    // The longest duration can't be multiplied even by one without rounding up past the longest.
+    Duration::try_from_secs_f64(whole.as_secs_f64() * part).unwrap_or(whole).min(whole)
 }
 
 /// `wait` after `now`; a wait that the clock can't count ends in thirty years.

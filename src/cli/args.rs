@@ -60,7 +60,9 @@ Each command runs in a process group of its own, with TIDEGATE_JOB_ID (the numbe
 input, from 1) and TIDEGATE_ATTEMPT (from 1) in its environment, and with nothing on its standard input
 unless --stdin says otherwise. A status other than 0 is a failed attempt. When the command has ended, what it
 has left running in its group gets TERM, and KILL after --grace. Its outputs are shown whole when it has
-ended: never mixed with another's, in the order in which the commands end.
+ended: never mixed with another's, in the order in which the commands end; of an attempt after which another
+is due only what it wrote on standard error. A command that asks something at the terminal is stopped by
+the system there: give it what it needs beforehand.
 
 Signals:
   TERM, INT, HUP  first: start nothing more and let what runs finish, until the shutdown deadline is near;
@@ -68,6 +70,8 @@ Signals:
   QUIT            TERM for what runs at once
   TSTP            (Ctrl-Z) start nothing more until CONT comes; on a terminal a second TSTP does the same
   USR1            say on standard error what is running
+A signal to stop that was to be ignored (nohup, a shell's background jobs) is. Nothing can be done about KILL:
+the records in hand are forgotten, and the commands go on.
 
 With --json each record that is done or has failed becomes one line on standard output:
   {\"type\":\"record\",\"id\":1,\"record\":\"...\",\"ok\":true,\"attempts\":1,\"exit_code\":0,\"seconds\":0.1,
@@ -96,7 +100,7 @@ pub(crate) struct EachArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size, help_heading = "Records")]
     pub(crate) max_record: usize,
 
-    /// Keep the records that failed for good in FILE, to be run again
+    /// Keep in FILE the records that failed for good or were begun and not finished, to be run again
     #[arg(long, value_name = "FILE", help_heading = "Records")]
     pub(crate) failed_to: Option<PathBuf>,
 

@@ -195,16 +195,18 @@ impl Loop {
             self.cause.get_or_insert(StopCause::Failed(error));
             return;
         }
-        let policy = &self.limits.reconnect;
         self.fetcher.failures = self.fetcher.failures.saturating_add(1);
+        if error.is_disconnect() {
+            return; // the reconnecting source waits, and says so
+        }
+        let policy = &self.limits.reconnect;
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.fetcher.failures);
         let wait = less_jitter(
             whole,
             policy.jitter,
             unit_random((self.limits.seed, "fetch", self.fetcher.failures)),
         );
-        // Of a lost connection the reconnecting source has its own line.
-        if !error.is_disconnect() && self.fetcher.failures == 1 {
+        if self.fetcher.failures == 1 {
             tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
         }
         self.fetcher.not_before = Some(later(Instant::now(), wait));

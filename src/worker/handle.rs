@@ -2,14 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::error::Error;
 use crate::inspect::JobView;
 use crate::job::JobId;
-use crate::shutdown::{Phase, Shutdown};
+use crate::shutdown::Shutdown;
 use crate::sync::{Mutex, lock};
 use crate::worker::bell::Bell;
 use crate::worker::config::check_max_concurrent_jobs;
@@ -35,8 +35,6 @@ pub(crate) struct Control {
     pub(crate) bell: Arc<Bell>,
     /// Stops this worker, whoever else shares the switch that it was given.
     pub(crate) stop: Shutdown,
-    /// The phase that was last asked for, by either switch.
-    asked: AtomicU8,
     quiet: AtomicBool,
     stats: Mutex<Stats>,
     pub(crate) connection: Arc<watch::Sender<ConnectionState>>,
@@ -58,7 +56,6 @@ impl Control {
             running: Slots::new(max_concurrent_jobs),
             bell: Arc::default(),
             stop: Shutdown::new(),
-            asked: AtomicU8::new(0),
             quiet: AtomicBool::new(false),
             stats: Mutex::new(Stats::default()),
             connection: Arc::default(),
@@ -75,17 +72,12 @@ impl Control {
         *lock(&self.stats) = stats;
     }
 
-    /// The phase that has been asked for.
-    pub(crate) fn asked(&self) -> Phase {
-        PHASES[usize::from(self.asked.load(Ordering::Acquire)).min(PHASES.len() - 1)]
-    }
-
-    /// Passes on to the loop what either switch is set to, for ever.
+    /// Rings the bell at each change of either switch, for ever.
     pub(crate) async fn listen(&self, shutdown: &Shutdown) -> Infallible {
         let (mut theirs, mut ours) = (shutdown.subscribe(), self.stop.subscribe());
         loop {
-            let asked = (*theirs.borrow_and_update()).max(*ours.borrow_and_update());
-            self.asked.store(asked as u8, Ordering::Release);
+            theirs.mark_unchanged();
+            ours.mark_unchanged();
             self.bell.ring();
             // Neither sender goes away: both switches are borrowed here.
             tokio::select! {
@@ -100,9 +92,6 @@ impl Control {
         std::mem::take(&mut *lock(&self.questions))
     }
 }
-
-/// The phases by their number.
-const PHASES: [Phase; 4] = [Phase::Running, Phase::Drain, Phase::Cancel, Phase::Abort];
 
 impl WorkerHandle {
     /// Fetches nothing new until [`resume`](Self::resume); running jobs go on. Deliveries that were fetched

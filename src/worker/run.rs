@@ -20,12 +20,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::attempt::{Completions, End, Finished};
+use crate::attempt::{Completions, End, Finished, requeue};
 use crate::context::{CancelReason, Run};
 use crate::job::Job;
 use crate::limit::KindCaps;
 use crate::outcome::Outcome;
-use crate::shutdown::Phase;
+use crate::shutdown::{Phase, Shutdown};
 use crate::source::{Delivery, Settled, Settlement, Source};
 use crate::telemetry::{Telemetry, seconds};
 use crate::worker::config::{Kinds, KnownKind, Limits};
@@ -44,6 +44,10 @@ use crate::worker::verdict::verdict;
 /// a finished job waits for its settlement when every thread that could poll the loop is blocked.
 const HOT: Duration = Duration::from_millis(10);
 
+/// After so many turns the loop lets others have the thread, however much there is to do: a source that always
+/// has an answer must not keep the jobs' thread that happens to poll the loop.
+const TURNS: usize = 64;
+
 /// How long a task may take to return after it has reported.
 const TASK_END: Duration = Duration::from_millis(100);
 
@@ -61,6 +65,8 @@ pub(crate) struct Loop {
     pub(crate) jobs: Handle,
     pub(crate) leases: Arc<Leases<Arc<Run>>>,
     pub(crate) control: Arc<Control>,
+    /// The switch that the caller gave. Looked at on every turn, so that nothing starts after a stop.
+    pub(crate) shutdown: Shutdown,
     pub(crate) telemetry: Telemetry,
     pub(crate) fetcher: Fetcher,
     pub(crate) tasks: JoinSet<()>,
@@ -112,7 +118,10 @@ impl Loop {
         let mut settling = Box::pin(None);
         let mut timer = Box::pin(tokio::time::sleep(IDLE));
         let mut batch = Batch::default();
-        loop {
+        for turn in 1_usize.. {
+            if turn.is_multiple_of(TURNS) {
+                requeue().await;
+            }
             let now = Instant::now();
             self.reap(now);
             self.obey(now);
@@ -246,7 +255,7 @@ impl Loop {
 
     /// Moves on in stopping as far as was asked, by signal or by the clock.
     fn obey(&mut self, now: Instant) {
-        let asked = self.control.asked();
+        let asked = self.shutdown.phase().max(self.control.stop.phase());
         if self.stopping.asked() < asked {
             self.stopping.ask(asked, now);
         }
@@ -374,6 +383,8 @@ impl Loop {
         self.stats.state = State::Ended;
         self.set_gauges();
         self.control.publish(self.stats);
+        // Whoever asks from now on sees that it has ended; who has asked meanwhile is answered by this.
+        drop(self.control.take_questions());
         Report {
             cause: self.cause.unwrap_or(StopCause::Shutdown),
             stats: self.stats,

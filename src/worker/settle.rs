@@ -113,7 +113,8 @@ impl Unsettled {
         self.failures = self.failures.saturating_add(1);
         let whole = backoff(policy.initial, policy.factor, policy.cap, self.failures);
         let wait = less_jitter(whole, policy.jitter, unit_random((seed, "settle", self.failures)));
-        self.not_before = Some(later(now, wait));
+        // After a lost connection it is the reconnecting source that waits.
+        self.not_before = (!error.is_disconnect()).then(|| later(now, wait));
         if !error.is_transient() {
             self.one_by_one = self.waiting.len();
         }

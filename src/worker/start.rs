@@ -41,7 +41,7 @@ pub(crate) async fn run(worker: Worker, shutdown: Shutdown) -> Report {
     let abandoned = AbortOnDrop(worker.control.clone());
     let dispatcher = worker.limits.dispatcher;
     let name = worker.name.clone();
-    let (engine, heartbeat) = assemble(worker, Handle::current());
+    let (engine, heartbeat) = assemble(worker, shutdown.clone(), Handle::current());
     let report = match dispatcher {
         Dispatcher::Shared => {
             let stop = CancellationToken::new();
@@ -132,7 +132,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     output
 }
 
-fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
+fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbeat) {
     let Worker { intake, limits, caps, kinds, unknown, telemetry, connections, control, .. } = worker;
     let [of_source, of_heartbeat] = connections;
     let leases = Arc::new(Leases::new());
@@ -161,6 +161,7 @@ fn assemble(worker: Worker, jobs: Handle) -> (Loop, Heartbeat) {
         jobs,
         leases,
         control,
+        shutdown,
         telemetry,
         fetcher: Fetcher::new(places, seed),
         tasks: JoinSet::new(),

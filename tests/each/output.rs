@@ -97,20 +97,23 @@ fn a_summary_is_left_out_only_when_all_is_well_and_it_is_not_wanted() {
 #[test]
 fn standard_output_that_is_closed_early_ends_the_run_quietly() {
     let place = Place::new();
-    let wait = place.fifo("wait");
+    let (ready, wait) = (place.fifo("ready"), place.fifo("wait"));
     let keep = wait.both_ends();
-    // The first records say something; then one waits for ever.
-    let script = format!("[ $1 -lt 50 ] && echo $1 || read x < {}", wait.path().display());
+    // One waits for ever; the others say something.
+    let paths = (ready.path().display(), wait.path().display());
+    let script = format!("[ $1 = 0 ] && {{ echo > {}; read x < {}; }} || echo $1", paths.0, paths.1);
     let mut running = place.start(["-j2", "--grace", "1s", "--shell", &script]);
-    let stdin = running.child.stdin.take().expect("piped");
-    let mut stdin = std::io::LineWriter::new(stdin);
+    let mut stdin = running.child.stdin.take().expect("piped");
     let mut stdout = BufReader::new(running.child.stdout.take().expect("piped"));
-    stdin.write_all(b"1\n").expect("it reads");
+    stdin.write_all(b"0\n1\n").expect("it reads");
+    ready.hear();
     let mut line = String::new();
     stdout.read_line(&mut line).expect("it is a pipe");
     assert_eq!(line, "1\n");
     drop(stdout);
-    stdin.write_all(lines((100..101).chain(2..3)).as_bytes()).expect("it reads");
+    // Many, since a process that another test starts at this moment may have the other end a little longer.
+    // It may end before it has read them.
+    let _ = stdin.write_all(lines(2..1000).as_bytes());
     let ran = running.end(&place);
     assert_eq!((ran.code(), ran.stderr()), (141, String::new()));
     drop((stdin, keep));

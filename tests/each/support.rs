@@ -138,6 +138,18 @@ pub(crate) fn state(id: u32) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
 }
 
+/// Whether this process was started with that signal ignored, as a shell's background jobs are with INT and
+/// QUIT. What it starts then inherits that, and rightly keeps to it.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("a Linux");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a Linux");
+    let ignored = u64::from_str_radix(mask.trim(), 16).expect("a mask") >> (signal.as_raw() - 1) & 1 == 1;
+    if ignored {
+        eprintln!("skipped: signal {} is ignored here, as in a job in the background", signal.as_raw());
+    }
+    ignored
+}
+
 /// Waits until `what` holds, for something that no event tells of.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = tokio::time::Instant::now();

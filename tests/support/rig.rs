@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tidegate::{
-    Context, IntoOutcome, Job, JobId, JobPhase, Kind, Registry, Report, Shutdown, Worker, WorkerHandle,
+    Context, IntoOutcome, Job, JobId, JobPhase, Kind, Registry, Report, Shutdown, State, Stats, Worker,
+    WorkerHandle,
 };
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
+
+use super::leftovers::Leftovers;
 
 /// The kind of jobs of which a test needs only one.
 pub(crate) const KIND: &str = "work";
@@ -75,8 +78,10 @@ pub(crate) fn patience() -> Duration {
     }
 }
 
-/// Runs `worker` while `scenario` happens, then stops it. Fails when it takes too long.
+/// Runs `worker` while `scenario` happens, then stops it. Fails when it takes too long, and when the worker
+/// leaves a task or a delivery behind.
 pub(crate) async fn during<T>(worker: Worker, scenario: impl Future<Output = T>) -> (Report, T) {
+    let (left, handle) = (Leftovers::before(), worker.handle());
     let shutdown = Shutdown::new();
     let both = async {
         tokio::join!(worker.run(shutdown.clone()), async {
@@ -85,7 +90,13 @@ pub(crate) async fn during<T>(worker: Worker, scenario: impl Future<Output = T>)
             answer
         })
     };
-    tokio::time::timeout(patience(), both).await.expect("the worker and the test end in time")
+    let (report, answer) =
+        tokio::time::timeout(patience(), both).await.expect("the worker and the test end in time");
+    let Stats { state, in_flight, running, .. } = handle.stats();
+    assert_eq!((state, in_flight, running), (State::Ended, 0, 0));
+    assert!(report.held.is_empty(), "{report}");
+    left.none().await;
+    (report, answer)
 }
 
 /// How far the job has got, if it is in flight.

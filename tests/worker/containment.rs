@@ -1,10 +1,16 @@
 //! P6: whatever a job does costs its own slot for a bounded time, and nothing else.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tidegate::{BoxError, Context, Dispatcher, Intake, Outcome, Registry, RetryPolicy, Settlement, Worker};
+use tidegate::{
+    BoxError, Context, Delivery, Dispatcher, Error, FetchRequest, Intake, Kind, Outcome, Registry,
+    RetryPolicy, Settled, Settlement, Source, Stale, Tag, Worker,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Feed, Inside, KIND, Leftovers, Recording, during, job, job_with, jobs, panics, registry_of, under_both,
@@ -309,4 +315,53 @@ async fn what_the_source_is_told_of_a_panic_is_a_retry_as_of_any_failure() {
         .expect("the settings make sense");
     during(worker, recording.has_been_told(1)).await;
     assert!(matches!(recording.told()[0].settlement, Settlement::Retry { .. }));
+}
+
+/// Hands out jobs without end and without waiting, and counts them; stops at a million, so that a worker
+/// that can't be stopped ends all the same.
+#[derive(Default)]
+struct Flood(AtomicU64);
+
+const FLOOD: u64 = 1_000_000;
+
+#[async_trait::async_trait]
+impl Source for Flood {
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        let max = wanted.max.get() as u64;
+        let first = self.0.fetch_add(max, Ordering::SeqCst);
+        if first > FLOOD {
+            stop.cancelled().await;
+            return Ok(Vec::new());
+        }
+        let deliver = |key| {
+            let mut job = job(key);
+            job.kind = Kind::new("nobody knows this one");
+            Delivery { job: Arc::new(job), attempt: 1, tag: Tag { session: 0, key, token: 1 }, lease: None }
+        };
+        Ok((first..first + max).map(deliver).collect())
+    }
+
+    async fn settle(&self, _: &[Settled]) -> Result<Stale, Error> {
+        Ok(Stale::default())
+    }
+}
+
+under_both_in_real_time! {
+    async fn a_flood_of_jobs_that_are_refused_keeps_nobody_else_from_running(dispatcher) {
+        let flood = Arc::new(Flood::default());
+        let worker = Worker::builder(Intake::fixed(flood.clone()), registry_of(|_| async {}))
+            .unknown_kind(tidegate::UnknownKind::Reject)
+            .dispatcher(dispatcher)
+            .build()
+            .expect("the settings make sense");
+        let handle = worker.handle();
+        let (report, ()) = during(worker, async {
+            crate::support::until("some were refused", || handle.stats().rejected > 100).await;
+            assert!(handle.jobs().await.len() <= 20, "a question is answered meanwhile");
+        })
+        .await;
+        let seen = flood.0.load(Ordering::SeqCst);
+        assert!(seen < FLOOD, "it could be stopped only when the flood was over");
+        assert!(report.stopping_took < Duration::from_secs(1), "it took {:?}", report.stopping_took);
+    }
 }

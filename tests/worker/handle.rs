@@ -391,3 +391,30 @@ under_both! {
         assert!(report.stats.lost == 0);
     }
 }
+
+/// Whether the loop still hears it or not: nobody waits for an answer for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_that_is_asked_while_the_worker_ends_is_answered() {
+    for round in 0..150 {
+        let feed = Feed::new().with(jobs(3)).shared();
+        let worker = Worker::builder(feed.intake(), registry_of(|_| async {}))
+            .build()
+            .expect("the settings make sense");
+        let handle = worker.handle();
+        let asking = async {
+            let mut curious = tokio::task::JoinSet::new();
+            for _ in 0..4 {
+                let handle = handle.clone();
+                curious.spawn(async move {
+                    while handle.stats().state != State::Ended {
+                        handle.jobs().await;
+                    }
+                });
+            }
+            while curious.join_next().await.is_some() {}
+        };
+        let answered = async { tokio::join!(during(worker, feed.drained()), asking) };
+        let answered = tokio::time::timeout(crate::support::patience(), answered).await;
+        assert!(answered.is_ok(), "a question of round {round} was never answered");
+    }
+}

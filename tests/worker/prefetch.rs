@@ -32,7 +32,7 @@ under_both! {
         let handle = worker.handle();
         let left = Leftovers::before();
         let (report, ()) = during(worker, async {
-            until("as many are held as may be", || handle.stats().in_flight == 5).await;
+            until("as many are held as may be", || handle.stats().in_flight == 5 && inside.now() == 2).await;
             let phases: Vec<JobPhase> = handle.jobs().await.iter().map(|view| view.phase).collect();
             assert_eq!(phases.iter().filter(|phase| **phase == JobPhase::Prefetched).count(), 3);
             handle.stop();

@@ -8,8 +8,8 @@ use tidegate::{ErrorKind, Intake, ReconnectPolicy, Settlement, Worker};
 use tokio::time::Instant;
 
 use crate::support::{
-    Feed, Flaky, Forgetful, Gate, Hanging, Leftovers, Maker, Recording, SlowToSettle, cpu_time_of_thread,
-    during, job, jobs, registry_of, under_both, unique_name, until,
+    Feed, Flaky, Forgetful, Gate, Hanging, Inside, Leftovers, Maker, Recording, SlowToSettle,
+    cpu_time_of_thread, during, job, jobs, registry_of, under_both, unique_name, until,
 };
 
 /// Quick enough for real threads.
@@ -91,15 +91,18 @@ under_both! {
     }
 
     async fn settlements_that_go_one_by_one_follow_each_other_at_once(dispatcher) {
-        let gate = Gate::shut();
+        let (gate, inside) = (Gate::shut(), Inside::default());
         let feed = Feed::new().with(jobs(10)).shared();
         let script = |call: usize, _: &[_]| (call == 0).then_some(ErrorKind::InvalidInput);
         let flaky = Flaky::around(feed.clone()).on_settle(script).shared();
         let registry = registry_of({
-            let gate = gate.clone();
+            let (gate, inside) = (gate.clone(), inside.clone());
             move |_| {
-                let gate = gate.clone();
-                async move { gate.pass().await }
+                let (gate, stay) = (gate.clone(), inside.enter());
+                async move {
+                    gate.pass().await;
+                    drop(stay);
+                }
             }
         });
         let worker = Worker::builder(Intake::fixed(flaky.clone()), registry)
@@ -108,9 +111,8 @@ under_both! {
             .dispatcher(dispatcher)
             .build()
             .expect("the settings make sense");
-        let handle = worker.handle();
         let (report, ()) = during(worker, async {
-            until("all run", || handle.stats().running == 10).await;
+            until("all run", || inside.now() == 10).await;
             gate.open();
         })
         .await;

@@ -35,7 +35,7 @@ pub(super) struct Ledger {
     stop_on_failure: bool,
 }
 
-/// Where the records go that failed for good.
+/// Where the records go that are to be run again: those that failed for good or were not finished.
 #[derive(Debug)]
 pub(super) struct Keep {
     pub(super) file: File,
@@ -164,10 +164,13 @@ impl Ledger {
         !matches!(*lock(&self.trouble), None | Some(Trouble::Input(_)))
     }
 
-    /// The first trouble, and the summary, in which `unfinished` records are neither done nor failed.
-    pub(super) fn close_books(&self, unfinished: u64) -> (Option<Trouble>, Summary) {
+    /// The first trouble, and the summary, in which the `unfinished` records are neither done nor failed.
+    pub(super) fn close_books(&self, unfinished: &BTreeMap<u64, Bytes>) -> (Option<Trouble>, Summary) {
         let mut summary = std::mem::take(&mut *lock(&self.summary));
-        summary.unfinished = unfinished;
+        for (number, record) in unfinished {
+            summary.unfinished(*number, || excerpt(record));
+            self.keep(record);
+        }
         (lock(&self.trouble).take(), summary)
     }
 

@@ -146,23 +146,45 @@ impl Console {
 
 fn bar(size: Option<u64>, figures: Arc<Figures>) -> ProgressBar {
     let (bar, template) = match size {
-        Some(size) => (ProgressBar::new(size), "{bar:24} {percent:>3}%  {figures}, {eta} left"),
+        Some(size) => (ProgressBar::new(size), "{bar:24} {percent:>3}%  {figures}{left}"),
         None => (ProgressBar::no_length(), "{spinner}  {figures}"),
     };
     // The templates are the two above; should they not be understood, a bar of another look will do.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let show = move |_: &ProgressState, out: &mut dyn fmt::Write| {
+    let left = figures.clone();
+    let style = style.with_key("figures", move |_: &ProgressState, out: &mut dyn fmt::Write| {
+        // There is no one to tell of a failure to draw.
         let _ = write!(out, "{figures}");
-    };
-    bar.set_style(style.with_key("figures", show));
+    });
+    bar.set_style(style.with_key("left", move |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let left = state.len().and_then(|size| time_left(size, state.pos(), left.elapsed()));
+        let _ = left.map_or(Ok(()), |left| write!(out, ", {} left", span(left)));
+    }));
     bar.set_draw_target(ProgressDrawTarget::stderr());
     bar.enable_steady_tick(DRAW_EVERY);
     bar
 }
 
+/// How long the rest of `size` bytes takes if it goes on as it did; unknown before anything is over with.
+fn time_left(size: u64, over: u64, elapsed: Duration) -> Option<Duration> {
+    let rest = size.saturating_sub(over) as f64 / over as f64;
+    Duration::try_from_secs_f64(elapsed.as_secs_f64() * rest).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_unknown_at_first_and_nothing_in_the_end() {
+        let left = |over| time_left(1000, over, Duration::from_secs(10));
+        assert_eq!(
+            [left(0), left(250), left(1000)],
+            [None, Some(Duration::from_secs(30)), Some(Duration::ZERO)]
+        );
+        assert_eq!(left(1001), Some(Duration::ZERO), "a last line without its end counts as if it had one");
+        assert_eq!(time_left(0, 0, Duration::ZERO), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn figures_leave_out_what_there_is_none_of() {

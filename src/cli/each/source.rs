@@ -51,6 +51,8 @@ struct Intake {
     reader: Reader,
     items: VecDeque<Item>,
     read_at: SystemTime,
+    /// The number of the last record that was taken out of here.
+    last: u64,
     ended: bool,
 }
 
@@ -109,7 +111,8 @@ impl Held {
 
 impl RecordSource {
     pub(super) fn new(reader: Reader, ledger: Arc<Ledger>, max_waiting: usize, max_record: usize) -> Self {
-        let intake = Intake { reader, items: VecDeque::new(), read_at: SystemTime::UNIX_EPOCH, ended: false };
+        let intake =
+            Intake { reader, items: VecDeque::new(), read_at: SystemTime::UNIX_EPOCH, last: 0, ended: false };
         Self {
             input: AsyncMutex::new(intake),
             held: Mutex::default(),
@@ -121,10 +124,19 @@ impl RecordSource {
         }
     }
 
-    /// How many records were handed out and are not over with.
-    pub(super) fn unfinished(&self) -> u64 {
+    /// The records that were handed out and are not over with, by their numbers.
+    pub(super) fn unfinished(&self) -> BTreeMap<u64, Bytes> {
         let held = lock(&self.held);
-        (held.out.len() + held.waiting.len()) as u64
+        let out = held.out.iter().map(|(number, out)| (*number, out.job.payload.clone()));
+        let waiting = held.waiting.iter().map(|((_, number), tried)| (*number, tried.job.payload.clone()));
+        out.chain(waiting).collect()
+    }
+
+    /// The number of the first record that nothing was done with, if the input has not been run to its end.
+    /// To be asked when the worker has ended.
+    pub(super) fn not_begun(&self) -> Option<u64> {
+        let input = self.input.try_lock().ok()?;
+        if input.ended && input.items.is_empty() { None } else { Some(input.last + 1) }
     }
 
     /// Whether the input has ended and all its records are over with. To be asked when the worker has ended.
@@ -140,6 +152,7 @@ impl RecordSource {
         while deliveries.len() < max && held.waiting.len() < self.max_waiting {
             let Some(Item::Record { .. }) = input.items.front() else { break };
             if let Some(Item::Record { number, bytes }) = input.items.pop_front() {
+                input.last = number;
                 let id = JobId::new(number.to_string());
                 let job = Job::new(id, self.kind.clone(), bytes, input.read_at);
                 deliveries.push(held.hand_out(number, Arc::new(job), 1));
@@ -163,6 +176,7 @@ impl RecordSource {
         if let Some(Item::TooLong { .. }) = input.items.front() {
             let room = self.ledger.room().await;
             if let Some(Item::TooLong { number, start, length }) = input.items.pop_front() {
+                input.last = number;
                 self.ledger.console.advance(length - start.len() as u64);
                 self.ledger.failed(number, &start, 0, too_long(length, self.max_record).into(), room);
             }
@@ -272,5 +286,112 @@ impl Source for RecordSource {
         }
         self.changed.notify_one();
         Ok(stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::num::NonZeroUsize;
+
+    use super::super::output::{Printer, Style};
+    use super::super::progress::{Console, Figures, Show};
+    use super::super::records::{Format, Input};
+    use super::*;
+
+    /// A source of these lines, of which at most two may wait to be tried again.
+    fn source(name: &str, lines: &str) -> RecordSource {
+        let path = std::env::temp_dir().join(format!("tidegate-source-{}-{name}", std::process::id()));
+        std::fs::File::create(&path).and_then(|mut file| file.write_all(lines.as_bytes())).expect("a file");
+        let input = Input::open(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("it was");
+        let figures = Arc::new(Figures::new());
+        let console = Arc::new(Console::new(Show::Never, None, figures.clone()));
+        let style = Style { json: false, tag: false };
+        let (printer, _) = Printer::start(style, console.clone(), || ()).expect("a thread");
+        let format = Format { separator: b'\n', keep_empty: false, max_bytes: 8 };
+        let reader = Reader::start(input, format).expect("a thread");
+        RecordSource::new(reader, Arc::new(Ledger::new(console, figures, printer)), 2, 8)
+    }
+
+    impl RecordSource {
+        /// At most `max`, as text with the number of the attempt; waits a minute for the first.
+        async fn get(&self, max: usize) -> Result<Vec<(String, Delivery)>, ErrorKind> {
+            let wanted = FetchRequest::new(NonZeroUsize::new(max).expect("some"), Duration::from_secs(60));
+            let fetched =
+                self.fetch(&wanted, &CancellationToken::new()).await.map_err(|error| error.kind())?;
+            let shown = |delivery: Delivery| {
+                let text = String::from_utf8_lossy(&delivery.job.payload).into_owned();
+                (format!("{text}.{}", delivery.attempt), delivery)
+            };
+            Ok(fetched.into_iter().map(shown).collect())
+        }
+
+        async fn tell(&self, delivery: &Delivery, settlement: Settlement) -> Vec<Tag> {
+            self.settle(&[Settled::new(delivery.tag, settlement)]).await.expect("it can't fail").0
+        }
+    }
+
+    fn names(fetched: &[(String, Delivery)]) -> Vec<&str> {
+        fetched.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[tokio::test]
+    async fn records_are_handed_out_as_asked_for_and_the_end_comes_when_all_are_over_with() {
+        let source = source("end", "a\nb\n\nc\n");
+        let mut first = source.get(2).await.expect("records");
+        assert_eq!(names(&first), ["a.1", "b.1"]);
+        assert_eq!(source.not_begun(), Some(3));
+        first.extend(source.get(5).await.expect("records"));
+        assert_eq!(first[2].1.job.id.as_str(), "4", "its line");
+        assert_eq!((source.unfinished().len(), source.is_over()), (3, false));
+        for (_, delivery) in &first {
+            assert_eq!(source.tell(delivery, Settlement::Ack).await, []);
+        }
+        assert_eq!(source.get(1).await.expect_err("the end"), ErrorKind::Closed);
+        assert!(source.is_over() && source.unfinished().is_empty() && source.not_begun().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_failed_comes_again_before_what_is_new_and_what_was_released_is_not_counted() {
+        let source = source("again", "a\nb\nc\n");
+        let first = source.get(2).await.expect("records");
+        source.tell(&first[0].1, Settlement::Retry { after: NOW }).await;
+        source.tell(&first[1].1, Settlement::Release { after: NOW }).await;
+        assert_eq!(names(&source.get(3).await.expect("records")), ["a.2", "b.1", "c.1"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_new_is_begun_while_too_many_wait() {
+        let source = source("wait", "a\nb\nc\n");
+        let first = source.get(2).await.expect("records");
+        let later = Duration::from_millis(30);
+        source.tell(&first[0].1, Settlement::Retry { after: later }).await;
+        source.tell(&first[1].1, Settlement::Retry { after: 2 * later }).await;
+        assert_eq!(names(&source.get(1).await.expect("records")), ["a.2"], "not c");
+        assert_eq!(names(&source.get(1).await.expect("records")), ["c.1"], "now that one has gone");
+    }
+
+    #[tokio::test]
+    async fn a_settlement_counts_once() {
+        let source = source("stale", "a\n");
+        let first = source.get(1).await.expect("a record").remove(0).1;
+        assert_eq!(source.tell(&first, Settlement::Retry { after: NOW }).await, []);
+        assert_eq!(source.tell(&first, Settlement::Ack).await, [first.tag], "that hand-over is over");
+        let second = source.get(1).await.expect("a record").remove(0).1;
+        assert_eq!(source.tell(&first, Settlement::Ack).await, [first.tag], "though the record is out again");
+        assert_eq!(source.tell(&second, Settlement::Reject).await, []);
+        assert_eq!(source.ledger.figures.over(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_long_fails_in_its_turn() {
+        let source = source("long", "a\n123456789\nb\n");
+        assert_eq!(names(&source.get(9).await.expect("records")), ["a.1"]);
+        assert_eq!(source.ledger.figures.over(), (0, 0));
+        assert_eq!(names(&source.get(9).await.expect("records")), ["b.1"]);
+        assert_eq!(source.ledger.figures.over(), (0, 1));
     }
 }

@@ -200,7 +200,8 @@ impl Steering {
             Asked::Quiet if self.handle.is_quiet() && io::stderr().is_terminal() => self.resume(),
             Asked::Quiet => {
                 self.handle.quiet();
-                self.say("nothing more starts until CONT comes");
+                let again = if io::stderr().is_terminal() { "Ctrl-Z or " } else { "" };
+                self.say(&format!("nothing more starts until {again}CONT comes"));
             }
             Asked::Resume => self.resume(),
             Asked::Report => self.ledger.console.say(self.ledger.report().as_bytes()),
@@ -287,14 +288,15 @@ impl Over {
         printed: oneshot::Receiver<io::Result<()>>,
     ) -> Exit {
         let complete = self.source.is_over();
-        let (trouble, summary) = self.ledger.close_books(self.source.unfinished());
+        let (trouble, summary) = self.ledger.close_books(&self.source.unfinished());
         let stop = steering.stopping.map(|stopping| stopping.by).filter(|_| !complete);
         let stopped_by = match &trouble {
             Some(Trouble::Failure) if stop.is_none() && !complete => Some("--stop-on-failure"),
             _ => stop.map(|stop| stop.name),
         };
         let took = self.ledger.figures.elapsed();
-        let ending = Ending { took, max_attempts: args.attempts(), stopped_by };
+        let ending =
+            Ending { took, max_attempts: args.attempts(), stopped_by, not_begun: self.source.not_begun() };
         let last = if args.json { json_line(&summary.json(&ending)) } else { Vec::new() };
         let ledger = self.ledger.clone();
         // In a task of its own, since a reader of standard output who is slow may make even this wait.

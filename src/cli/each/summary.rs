@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::text::{count, rate, span};
 
-/// How many failures the summary lists; `--failed-to` keeps them all. Two screens of a terminal.
+/// How many failures the summary lists, and how many unfinished records; `--failed-to` keeps them all. Two
+/// screens of a terminal.
 const LISTED: usize = 50;
 
 /// What became of all records. Bounded, however many there are.
@@ -16,11 +17,12 @@ const LISTED: usize = 50;
 pub(super) struct Summary {
     pub(super) done: u64,
     pub(super) failed: u64,
-    /// Handed out, and neither done nor failed when it ended.
+    /// Begun, and neither done nor failed when it ended.
     pub(super) unfinished: u64,
     /// Attempts after which another was due.
     pub(super) retried: u64,
     failures: Vec<Failure>,
+    leftovers: Vec<(u64, String)>,
 }
 
 /// A record that failed for good.
@@ -39,6 +41,8 @@ pub(super) struct Ending<'a> {
     pub(super) max_attempts: u32,
     /// What stopped it before the end of the input, if anything did: `TERM`, say.
     pub(super) stopped_by: Option<&'a str>,
+    /// The first record that was not begun, if the input was not run to its end.
+    pub(super) not_begun: Option<u64>,
 }
 
 /// The summary as `--json` shows it.
@@ -51,6 +55,8 @@ struct Line<'a> {
     retried: u64,
     seconds: f64,
     stopped_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_begun_from: Option<u64>,
 }
 
 impl Summary {
@@ -65,6 +71,14 @@ impl Summary {
         self.failed += 1;
         if self.failures.len() < LISTED {
             self.failures.push(Failure { number, attempt, reason: reason.clone(), excerpt: excerpt() });
+        }
+    }
+
+    /// A record was begun and not finished.
+    pub(super) fn unfinished(&mut self, number: u64, excerpt: impl FnOnce() -> String) {
+        self.unfinished += 1;
+        if self.leftovers.len() < LISTED {
+            self.leftovers.push((number, excerpt()));
         }
     }
 
@@ -95,10 +109,19 @@ impl Summary {
             }
             let _ = writeln!(text, ": {excerpt}");
         }
-        if self.failed > self.failures.len() as u64 {
-            let more = self.failed - self.failures.len() as u64;
-            let _ =
-                writeln!(text, "tidegate: and {} more failed (--failed-to FILE keeps them all)", count(more));
+        let more = |text: &mut String, all: u64, listed: usize, what: &str| {
+            if all > listed as u64 {
+                let more = count(all - listed as u64);
+                let _ = writeln!(text, "tidegate: and {more} more {what} (--failed-to FILE keeps them all)");
+            }
+        };
+        more(&mut text, self.failed, self.failures.len(), "failed");
+        for (number, excerpt) in &self.leftovers {
+            let _ = writeln!(text, "tidegate: record {number} was not finished: {excerpt}");
+        }
+        more(&mut text, self.unfinished, self.leftovers.len(), "were not finished");
+        if let Some(number) = ending.not_begun {
+            let _ = writeln!(text, "tidegate: nothing from record {number} on was begun");
         }
         text
     }
@@ -107,7 +130,8 @@ impl Summary {
     pub(super) fn json(&self, ending: &Ending<'_>) -> impl Serialize {
         let Self { done, failed, unfinished, retried, .. } = *self;
         let seconds = ending.took.as_micros() as f64 / 1e6;
-        Line { r#type: "summary", done, failed, unfinished, retried, seconds, stopped_by: ending.stopped_by }
+        let (stopped_by, not_begun_from) = (ending.stopped_by, ending.not_begun);
+        Line { r#type: "summary", done, failed, unfinished, retried, seconds, stopped_by, not_begun_from }
     }
 }
 
@@ -115,7 +139,8 @@ impl Summary {
 mod tests {
     use super::*;
 
-    const QUICK: Ending<'_> = Ending { took: Duration::from_secs(2), max_attempts: 1, stopped_by: None };
+    const QUICK: Ending<'_> =
+        Ending { took: Duration::from_secs(2), max_attempts: 1, stopped_by: None, not_begun: None };
 
     #[test]
     fn a_summary_says_no_more_than_there_is_to_say() {
@@ -125,19 +150,24 @@ mod tests {
 
     #[test]
     fn a_summary_names_each_failure_and_how_it_was_stopped() {
-        let mut summary = Summary { done: 9, unfinished: 2, retried: 1, ..Summary::default() };
+        let mut summary = Summary { done: 9, retried: 1, ..Summary::default() };
         summary.failed(7, 3, &"exited with status 1".into(), || "a b".to_owned());
         summary.failed(8, 0, &"is longer than --max-record".into(), || "xxx".to_owned());
-        let ending = Ending { max_attempts: 3, stopped_by: Some("TERM"), ..QUICK };
+        summary.unfinished(9, || "c".to_owned());
+        summary.unfinished(10, || "d".to_owned());
+        let ending = Ending { max_attempts: 3, stopped_by: Some("TERM"), not_begun: Some(14), ..QUICK };
         assert_eq!(
             summary.text(&ending),
             "tidegate: stopped by TERM before the end of the input: 9 done, 2 failed, 2 begun and not finished in \
              2.00 s (5.5/s); 1 attempt was repeated\n\
              tidegate: record 7 failed: exited with status 1 (attempt 3 of 3): a b\n\
-             tidegate: record 8 failed: is longer than --max-record: xxx\n"
+             tidegate: record 8 failed: is longer than --max-record: xxx\n\
+             tidegate: record 9 was not finished: c\n\
+             tidegate: record 10 was not finished: d\n\
+             tidegate: nothing from record 14 on was begun\n"
         );
         let json = serde_json::to_string(&summary.json(&ending)).expect("plain figures");
-        let expected = r#"{"type":"summary","done":9,"failed":2,"unfinished":2,"retried":1,"seconds":2.0,"stopped_by":"TERM"}"#;
+        let expected = r#"{"type":"summary","done":9,"failed":2,"unfinished":2,"retried":1,"seconds":2.0,"stopped_by":"TERM","not_begun_from":14}"#;
         assert_eq!(json, expected);
     }
 
