@@ -121,6 +121,9 @@ impl Loop {
         for turn in 1_usize.. {
             if turn.is_multiple_of(TURNS) {
                 requeue().await;
+                if poll_fn(|cx| Poll::Ready(self.control.bell.poll_heard(cx))).await {
+                    self.changed();
+                }
             }
             let now = Instant::now();
             self.reap(now);
