@@ -13,7 +13,8 @@ use crate::source::Delivery;
 
 /// Names of metrics.
 pub mod name {
-    /// Counter, labels `worker`, `kind`, `outcome` (see [`Outcomes`](super::Outcomes)): attempts that ended.
+    /// Counter, labels `worker`, `kind`, `outcome` (done, retried, rejected, snoozed, released, lost): attempts
+    /// that ended.
     pub const JOBS: &str = "tidegate_jobs_total";
     /// Counter, labels `worker`, `kind`: attempts that panicked (they are among the failed ones too).
     pub const PANICS: &str = "tidegate_job_panics_total";
