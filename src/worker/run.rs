@@ -120,10 +120,7 @@ impl Loop {
         let mut batch = Batch::default();
         for turn in 1_usize.. {
             if turn.is_multiple_of(TURNS) {
-                requeue().await;
-                if poll_fn(|cx| Poll::Ready(self.control.bell.poll_heard(cx))).await {
-                    self.changed();
-                }
+                self.let_others_go().await;
             }
             let now = Instant::now();
             self.reap(now);
@@ -183,6 +180,14 @@ impl Loop {
         }
         self.end_tasks().await;
         self.report()
+    }
+
+    /// Gives the thread away once, and hears the bell, which otherwise is heard only when there is nothing to do.
+    async fn let_others_go(&mut self) {
+        requeue().await;
+        if poll_fn(|cx| Poll::Ready(self.control.bell.poll_heard(cx))).await {
+            self.changed();
+        }
     }
 
     /// Takes in all that has finished, without waiting, and lets its tasks go.

@@ -161,6 +161,33 @@ under_both! {
     }
 }
 
+/// P6: a poison settlement costs its own place, and not the others their pace.
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_can_never_succeed_does_not_set_the_pace_of_the_others() {
+    let feed = Feed::new().with([job("poison")]).with(jobs(1000)).shared();
+    let poison = |settled: &tidegate::Settled| settled.tag.key == 0;
+    let script = move |_: usize, batch: &[tidegate::Settled]| {
+        batch.iter().any(poison).then_some(ErrorKind::InvalidInput)
+    };
+    let flaky = Flaky::around(feed.clone()).on_settle(script).shared();
+    let worker = Worker::builder(Intake::fixed(flaky.clone()), registry_of(|_| async {}))
+        .max_concurrent_jobs(20)
+        .shutdown_deadline(Duration::from_secs(1))
+        .dispatcher(tidegate::Dispatcher::Shared)
+        .build()
+        .expect("the settings make sense");
+    let shutdown = tidegate::Shutdown::new();
+    let began = Instant::now();
+    let (report, took) = tokio::join!(worker.run(shutdown.clone()), async {
+        feed.finished(1000).await;
+        shutdown.stop();
+        began.elapsed()
+    });
+    assert_eq!((report.stats.done, report.held.len()), (1000, 1));
+    let tries = flaky.settles();
+    assert!(took < Duration::from_secs(10), "the others took {took:?}, in {tries} tries");
+}
+
 /// Settlements gather while one batch is under way, and go together with the next.
 #[tokio::test(start_paused = true)]
 async fn what_ends_during_a_settlement_goes_with_the_next() {

@@ -7,13 +7,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::process;
 
-use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpgid, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpgid, waitpid};
 
 /// Becomes the parent of all orphans among the descendants. Where the system knows no such thing, process 1
 /// stays that.
 pub(super) fn adopt() {
     #[cfg(target_os = "linux")]
-    let _ = set_child_subreaper(Some(getpid()));
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 /// Takes away what has ended in a group whose leader has been waited for.
