@@ -457,9 +457,14 @@ async fn times(count: u64, mut turn: impl AsyncFnMut(u64)) -> Vec<Sample> {
     samples
 }
 
-/// Waits until the worker's threads are gone. Even one that was joined the kernel may list for a moment yet.
-async fn threads_are_gone() {
-    while left::threads_named("tidegate-flat") + left::threads_named("tidegate-hb-fla") > 0 {
+/// Waits, for a third of a second at most, until the worker's threads and tasks are gone: even what was joined
+/// the kernel or the runtime may count for a moment yet.
+async fn all_are_gone() {
+    for _ in 0..300 {
+        let threads = left::threads_named("tidegate-flat") + left::threads_named("tidegate-hb-fla");
+        if threads == 0 && Handle::current().metrics().num_alive_tasks() == 0 {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -477,7 +482,7 @@ fn two_hundred_starts_and_stops_leave_nothing_behind() {
             memory.add(0..100);
         }
         balanced(&running.stop().await.report.stats);
-        threads_are_gone().await;
+        all_are_gone().await;
     }));
     assert_eq!((samples[0].threads, samples[0].tasks), (2, 0), "the runtime's own threads, and no task");
     judge(&samples).unwrap_or_else(|growth| panic!("{growth}"));
@@ -496,7 +501,7 @@ fn two_hundred_abandoned_runs_leave_nothing_behind() {
             tokio::task::yield_now().await;
         }
         running.drop_run().await;
-        threads_are_gone().await; // it ends in the background
+        all_are_gone().await; // it ends in the background
     }));
     judge(&samples).unwrap_or_else(|growth| panic!("{growth}"));
 }

@@ -31,7 +31,7 @@ async fn contained(dispatcher: Dispatcher, registry: Registry) -> (String, tideg
     let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
         .name(&name)
         .max_concurrent_jobs(2)
-        .job_timeout(Duration::from_millis(50))
+        .job_timeout(Duration::from_millis(400))
         .cancel_grace(Duration::from_millis(5))
         .retry(RetryPolicy::never())
         .dispatcher(dispatcher)

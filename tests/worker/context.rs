@@ -44,7 +44,7 @@ async fn settle_once(dispatcher: Dispatcher, inside: &Inside, registry: Registry
     let watching = Arc::new(Watching { inner: feed, inside: inside.clone(), seen: Mutex::default() });
     let recording = Recording::around(watching.clone());
     let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
-        .job_timeout(Duration::from_millis(20))
+        .job_timeout(Duration::from_millis(300))
         .cancel_grace(Duration::from_millis(5))
         .dispatcher(dispatcher)
         .build()

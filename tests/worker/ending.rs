@@ -336,7 +336,7 @@ async fn a_driver_that_panics_ends_the_worker_with_its_heartbeat() {
     let worker = Worker::builder(intake, registry_of(|_| std::future::pending::<()>()))
         .name(&name)
         .max_concurrent_jobs(2)
-        .shutdown_deadline(Duration::from_millis(100))
+        .shutdown_deadline(Duration::from_secs(1))
         .build()
         .expect("the settings make sense");
     let report = tokio::time::timeout(patience(), worker.run(Shutdown::new())).await.expect("it ends");

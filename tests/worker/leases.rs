@@ -297,7 +297,7 @@ async fn a_job_whose_lease_was_lost_while_it_waited_for_a_slot_is_never_started(
 /// P9: with every thread of the runtime blocked for several lifetimes, no lease is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_are_kept_while_jobs_block_every_thread() {
-    let ttl = Duration::from_millis(300);
+    let ttl = Duration::from_millis(600);
     let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
     let released = Arc::new(Mutex::new(released));
     let feed = Feed::new().with(jobs(4)).leased(ttl).shared();
@@ -316,7 +316,7 @@ async fn leases_are_kept_while_jobs_block_every_thread() {
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("there is a runtime");
         runtime.block_on(async {
             until("jobs hold both threads", || handle.stats().running == 4).await;
-            tokio::time::sleep(ttl * 4).await;
+            tokio::time::sleep(ttl * 3).await;
         });
         let expired = watched.expired();
         drop(release);

@@ -141,7 +141,7 @@ under_both! {
         hanging.hang_settles(true);
         let maker = Maker::of(hanging.clone() as Arc<dyn tidegate::Source>);
         let mut policy = hasty();
-        policy.call_timeout = Duration::from_millis(50);
+        policy.call_timeout = Duration::from_millis(300);
         let worker = Worker::builder(Intake::new(maker.clone()), registry_of(|_| async {}))
             .reconnect(policy)
             .dispatcher(dispatcher)
