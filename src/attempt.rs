@@ -1,5 +1,5 @@
-//! One attempt at a job, as a task: runs the handler's future under its span, contains a panic, obeys an
-//! abort, ends its children, and reports.
+//! One attempt at a job, in a task: runs the handler's future under its span, contains a panic, obeys an
+//! abort, ends its children, and reports. A task that has reported may be given the next attempt of its kind.
 //!
 //! Invariants:
 //!
@@ -7,6 +7,8 @@
 //! 2. When it reports, the handler's future has been dropped, its children have ended, and its error has been
 //!    turned into text: what comes after is the engine's code only, so whoever runs it is neither blocked by a
 //!    job nor made to panic.
+//! 3. Who is given an attempt stands by: its report has been taken and it waits to be polled, on a queue from
+//!    which any thread may take it. So the attempt begins no later than one in a new task would.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +19,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use slab::Slab;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -24,6 +27,13 @@ use crate::context::{Context, Run};
 use crate::outcome::{Outcome, Panicked};
 use crate::sync::{Mutex, lock};
 use crate::telemetry;
+
+/// How many keys of standbys are kept for a kind; those of tasks that have gone are among them.
+const MAX_KEYS: usize = 1024;
+
+/// How often a task that stands by lets others go first while the loop is about to give. A turn takes some
+/// microseconds; to be woken anew would cost more than to look again so many times.
+const MAX_STANDING: usize = 64;
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -64,15 +74,61 @@ pub(crate) struct Completions {
     /// The loop has reaped something lately and has set itself a timer to look again soon: then a finished
     /// attempt may let the jobs that wait on its thread go first, so that the loop takes several at once.
     hot: AtomicBool,
+    /// The loop is dealing with what it has taken, and may have something to give soon.
+    in_turn: AtomicBool,
     in_place: OnceLock<Weak<dyn PollInPlace>>,
     waker: AtomicWaker,
 }
 
-/// What has been reported since the loop took it last, and how often it has taken.
+/// What has been reported since the loop took it last, how often it has taken, and who stands by.
 #[derive(Default)]
 struct Done {
     reports: Vec<Finished>,
     takes: u64,
+    standbys: Slab<Standby>,
+    /// By kind: keys of standbys. Some may have gone, and their keys may be others' by now.
+    by_kind: Vec<Vec<usize>>,
+}
+
+/// A task that has reported and waits to be polled once more.
+struct Standby {
+    kind: usize,
+    /// How often the loop had taken reports when this one was made.
+    ticket: u64,
+    next: Option<Next>,
+}
+
+/// An attempt for a task that stands by.
+struct Next {
+    place: usize,
+    run: Arc<Run>,
+}
+
+impl Done {
+    /// Finds who may be given an attempt at a job of this kind.
+    fn standby(&mut self, kind: usize) -> Option<&mut Standby> {
+        let takes = self.takes;
+        let may = |standby: &Standby| standby.kind == kind && standby.ticket != takes && standby.next.is_none();
+        let keys = self.by_kind.get_mut(kind)?;
+        let key = std::iter::from_fn(|| keys.pop()).find(|key| self.standbys.get(*key).is_some_and(may))?;
+        self.standbys.get_mut(key)
+    }
+
+    fn stand_by(&mut self, kind: usize) -> usize {
+        if self.standbys.is_empty() && self.standbys.capacity() > MAX_KEYS {
+            self.standbys = Slab::new(); // give a burst's memory back (P2)
+        }
+        let key = self.standbys.insert(Standby { kind, ticket: self.takes, next: None });
+        if self.by_kind.len() <= kind {
+            self.by_kind.resize_with(kind + 1, Vec::new);
+        }
+        let keys = &mut self.by_kind[kind];
+        if keys.len() >= MAX_KEYS {
+            keys.clear(); // most have gone
+        }
+        keys.push(key);
+        key
+    }
 }
 
 impl std::fmt::Debug for Completions {
@@ -94,7 +150,13 @@ impl Completions {
         if !done.reports.is_empty() {
             std::mem::swap(&mut done.reports, room);
             done.takes += 1;
+            self.in_turn.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// What was taken has been dealt with as far as it can be without waiting.
+    pub(crate) fn turn_is_over(&self) {
+        self.in_turn.store(false, Ordering::Relaxed);
     }
 
     /// Whether something has been reported. Otherwise the next report wakes the waker.
@@ -107,20 +169,39 @@ impl Completions {
         self.hot.store(hot, Ordering::Relaxed);
     }
 
-    /// Returns a ticket by which to tell whether the report has been taken.
-    fn report(&self, finished: Finished) -> u64 {
+    /// Gives an attempt at a job of this kind to a task that stands by, if one does.
+    pub(crate) fn give(&self, kind: usize, place: usize, run: &Arc<Run>) -> bool {
         let mut done = lock(&self.done);
-        done.reports.push(finished);
-        done.takes
+        let Some(standby) = done.standby(kind) else { return false };
+        standby.next = Some(Next { place, run: run.clone() });
+        true
     }
 
-    /// Makes the loop take what has been reported, unless it has meanwhile.
-    async fn tell(&self, ticket: u64) {
+    fn report(&self, finished: Finished) {
+        lock(&self.done).reports.push(finished);
+    }
+
+    /// Reports, and makes the loop take what has been reported unless it does so by itself meanwhile. Returns
+    /// the next attempt, if this task was given one.
+    async fn report_and_stand_by(self: &Arc<Self>, finished: Finished, kind: usize) -> Option<Attempt> {
         if self.hot.load(Ordering::Relaxed) {
-            requeue().await;
-            if lock(&self.done).takes != ticket {
-                return; // a neighbour has taken it along
+            let standing = {
+                let mut done = lock(&self.done);
+                done.reports.push(finished);
+                Standing { key: done.stand_by(kind), completions: self }
+            };
+            for _ in 0..MAX_STANDING {
+                requeue().await;
+                if !(self.in_turn.load(Ordering::Relaxed) && standing.waits()) {
+                    break;
+                }
             }
+            let (next, taken) = standing.leave();
+            if taken {
+                return next.map(|Next { place, run }| Attempt::new(place, run, kind, self.clone()));
+            }
+        } else {
+            self.report(finished);
         }
         match self.in_place.get() {
             None => self.waker.wake(),
@@ -129,6 +210,39 @@ impl Completions {
                     stage.poll_in_place();
                 }
             }
+        }
+        None
+    }
+}
+
+/// A place among those who stand by. Dropped with its task, it reports for the attempt that it was given.
+struct Standing<'a> {
+    key: usize,
+    completions: &'a Arc<Completions>,
+}
+
+impl Standing<'_> {
+    /// Whether its report has been taken, but nothing has been given yet.
+    fn waits(&self) -> bool {
+        let done = lock(&self.completions.done);
+        done.standbys.get(self.key).is_some_and(|standby| standby.ticket != done.takes && standby.next.is_none())
+    }
+
+    /// Goes. Returns what it was given, and whether its report has been taken.
+    fn leave(self) -> (Option<Next>, bool) {
+        let (key, completions) = (self.key, self.completions);
+        std::mem::forget(self);
+        let mut done = lock(&completions.done);
+        let standby = done.standbys.remove(key);
+        (standby.next, standby.ticket != done.takes)
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        let standby = lock(&self.completions.done).standbys.remove(self.key);
+        if let Some(Next { place, run }) = standby.next {
+            drop(Attempt::new(place, run, standby.kind, self.completions.clone()));
         }
     }
 }
@@ -154,6 +268,8 @@ pub(crate) async fn requeue() {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     run: Arc<Run>,
+    /// The number of its kind.
+    kind: usize,
     reporter: Reporter,
 }
 
@@ -166,9 +282,11 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn report(&mut self, end: End, run_time: Duration) -> u64 {
+    /// Reports, and returns the next attempt for the same task, if there is one.
+    async fn report(mut self, end: End, run_time: Duration, kind: usize) -> Option<Attempt> {
         self.silent = true;
-        self.completions.report(Finished { place: self.place, end, run_time })
+        let finished = Finished { place: self.place, end, run_time };
+        self.completions.report_and_stand_by(finished, kind).await
     }
 }
 
@@ -187,30 +305,32 @@ impl Drop for Reporter {
 
 impl Attempt {
     /// An attempt for the delivery in `place`. Dropped without having been run, it reports that.
-    pub(crate) fn new(place: usize, run: Arc<Run>, completions: Arc<Completions>) -> Self {
-        Self { run, reporter: Reporter { place, completions, silent: false } }
+    pub(crate) fn new(place: usize, run: Arc<Run>, kind: usize, completions: Arc<Completions>) -> Self {
+        Self { run, kind, reporter: Reporter { place, completions, silent: false } }
     }
 
-    /// Runs `start`'s future to its end and reports. Does not panic, whatever the handler does.
-    pub(crate) async fn drive<F>(self, start: impl FnOnce(Context) -> F)
+    /// Runs `start`'s future to its end and reports; then the same with each attempt that it is given. Does
+    /// not panic, whatever the handler does.
+    pub(crate) async fn drive<F>(self, start: impl Fn(Context) -> F)
     where
         F: Future<Output = Outcome>,
     {
-        let Self { run, mut reporter } = self;
-        if !run.start() {
-            reporter.silent = true; // the loop has settled it, and the place may be another's by now
-            return;
+        let mut next = Some(self);
+        while let Some(Self { run, kind, mut reporter }) = next {
+            if !run.start() {
+                reporter.silent = true; // the loop has settled it, and the place may be another's by now
+                return;
+            }
+            let span = telemetry::job_span(&run.delivery);
+            // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the
+            // task small.
+            let (end, run_time) = attempt(run, &start).instrument(span).await;
+            next = reporter.report(end, run_time, kind).await;
         }
-        let span = telemetry::job_span(&run.delivery);
-        // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the task
-        // small.
-        let (end, run_time) = attempt(run, start).instrument(span).await;
-        let ticket = reporter.report(end, run_time);
-        reporter.completions.tell(ticket).await;
     }
 }
 
-async fn attempt<F>(run: Arc<Run>, start: impl FnOnce(Context) -> F) -> (End, Duration)
+async fn attempt<F>(run: Arc<Run>, start: &impl Fn(Context) -> F) -> (End, Duration)
 where
     F: Future<Output = Outcome>,
 {
@@ -220,7 +340,7 @@ where
     (end, started.elapsed())
 }
 
-async fn call<F>(run: &Arc<Run>, start: impl FnOnce(Context) -> F) -> End
+async fn call<F>(run: &Arc<Run>, start: &impl Fn(Context) -> F) -> End
 where
     F: Future<Output = Outcome>,
 {

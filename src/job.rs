@@ -5,7 +5,6 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,8 +12,7 @@ use compact_str::CompactString;
 
 /// The identity of a job within its source.
 ///
-/// Opaque text, chosen by whoever enqueued the job or by the backend: a decimal number in memory and in
-/// SQLite, 24 hexadecimal digits from Sidekiq. Up to 24 bytes are kept in place without allocation.
+/// Opaque text, chosen by whoever enqueued the job or by the backend: 24 hexadecimal digits from Sidekiq, say. Up to 24 bytes are kept in place without allocation.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(CompactString);
 
@@ -42,17 +40,17 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// A shared, immutable name: cheap to clone, compared by its text.
+/// An immutable name, compared by its text. Up to 24 bytes are kept in place: no allocation, and a clone is a copy.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name(CompactString);
 
         impl $name {
             /// A name from its text.
             pub fn new(text: impl AsRef<str>) -> Self {
-                Self(Arc::from(text.as_ref()))
+                Self(CompactString::new(text))
             }
 
             /// The name's text.
@@ -69,7 +67,7 @@ macro_rules! name {
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(Arc::from(text))
+                Self(CompactString::from(text))
             }
         }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::job::{Job, Kind, Queue, Tag};
 use crate::lease::{Lease, Renew};
+use crate::sync::{Mutex, lock};
 
 /// Where jobs come from.
 ///
@@ -119,8 +120,11 @@ impl<T: ?Sized + Send + Sync + 'static> Connect<T> for Fixed<T> {
     }
 }
 
+/// The most deliveries for which room is kept from one fetch to the next; about 100 KiB.
+const MAX_ROOM: usize = 1024;
+
 /// What the worker asks a source for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct FetchRequest {
     /// At most so many deliveries.
@@ -132,17 +136,42 @@ pub struct FetchRequest {
     pub quotas: Vec<(Kind, usize)>,
     /// Return within this time, perhaps empty-handed.
     pub wait: Duration,
+    /// Goes round from answer to answer.
+    room: Mutex<Vec<Delivery>>,
 }
 
 impl FetchRequest {
     /// A request for at most `max` deliveries of any queue and kind, waiting up to `wait`.
     pub fn new(max: NonZeroUsize, wait: Duration) -> Self {
-        Self { max, queues: Vec::new(), quotas: Vec::new(), wait }
+        Self { max, queues: Vec::new(), quotas: Vec::new(), wait, room: Mutex::default() }
+    }
+
+    /// An empty vector for the answer: that of an earlier answer if the worker has one to spare, so that a
+    /// fetch need not allocate. Any other vector will do as well.
+    pub fn room(&self) -> Vec<Delivery> {
+        std::mem::take(&mut *lock(&self.room))
+    }
+
+    /// Takes an answer's vector back for the next, unless it is one of a burst.
+    pub(crate) fn put_room_back(&self, mut room: Vec<Delivery>) {
+        room.clear();
+        if room.capacity() <= MAX_ROOM {
+            *lock(&self.room) = room;
+        }
     }
 
     /// How many of `kind` the answer may hold; `None` when that is not limited.
     pub fn quota(&self, kind: &Kind) -> Option<usize> {
         self.quotas.iter().find(|(limited, _)| limited == kind).map(|(_, quota)| *quota)
+    }
+}
+
+/// The same request; the room stays with the first.
+impl Clone for FetchRequest {
+    fn clone(&self) -> Self {
+        let Self { max, wait, .. } = *self;
+        let (queues, quotas) = (self.queues.clone(), self.quotas.clone());
+        Self { max, queues, quotas, wait, room: Mutex::default() }
     }
 }
 

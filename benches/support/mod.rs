@@ -2,15 +2,44 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{AtomicStorage, Registry};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static ALIVE: AtomicU64 = AtomicU64::new(0);
+/// Each thread counts in a shard of its own, so that counting does not make the threads wait for one another.
+static SHARDS: [Shard; 64] = [const { Shard::new() }; 64];
+
+#[repr(align(128))]
+struct Shard {
+    allocations: AtomicU64,
+    allocated: AtomicU64,
+    freed: AtomicU64,
+}
+
+impl Shard {
+    const fn new() -> Self {
+        Self { allocations: AtomicU64::new(0), allocated: AtomicU64::new(0), freed: AtomicU64::new(0) }
+    }
+
+    fn mine() -> &'static Self {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+        let number = NUMBER.get();
+        if number != usize::MAX {
+            return &SHARDS[number];
+        }
+        NUMBER.set(THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS.len());
+        &SHARDS[NUMBER.get()]
+    }
+
+    fn sum(of: impl Fn(&Self) -> &AtomicU64) -> u64 {
+        SHARDS.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
+    }
+}
 
 /// Counts what the system's allocator hands out.
 pub(crate) struct Counting;
@@ -18,25 +47,26 @@ pub(crate) struct Counting;
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        ALIVE.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        let shard = Shard::mine();
+        shard.allocations.fetch_add(1, Ordering::Relaxed);
+        shard.allocated.fetch_add(layout.size() as u64, Ordering::Relaxed);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        Shard::mine().freed.fetch_add(layout.size() as u64, Ordering::Relaxed);
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 /// How many allocations there have been.
 pub(crate) fn allocations() -> u64 {
-    ALLOCATIONS.load(Ordering::Relaxed)
+    Shard::sum(|shard| &shard.allocations)
 }
 
 /// How many bytes are allocated.
 pub(crate) fn alive_bytes() -> u64 {
-    ALIVE.load(Ordering::Relaxed)
+    Shard::sum(|shard| &shard.allocated) - Shard::sum(|shard| &shard.freed)
 }
 
 /// The CPU time of this process, user and system, all threads, from `/proc/self/stat` (proc(5)): fields 14

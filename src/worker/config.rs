@@ -70,6 +70,8 @@ pub(crate) type Kinds = HashMap<Kind, Arc<KnownKind>, BuildHasherDefault<Fnv>>;
 
 /// A kind as the loop knows it.
 pub(crate) struct KnownKind {
+    /// Counted from 0 in this worker.
+    pub(crate) number: usize,
     /// `None` for the one entry that stands for all unknown kinds.
     pub(crate) handler: Option<HandlerService>,
     pub(crate) timeout: Option<Duration>,
@@ -214,7 +216,8 @@ impl WorkerBuilder {
         let Self { intake, registry, name, retry, limits } = self;
         validate(&limits, &retry)?;
         let parts = registry.into_parts()?;
-        let known = |kind: &Kind, handler, options: KindOptions| KnownKind {
+        let known = |number, kind: &Kind, handler, options: KindOptions| KnownKind {
+            number,
             handler,
             timeout: options.timeout.unwrap_or(limits.job_timeout),
             retry: options.retry.unwrap_or_else(|| retry.clone()),
@@ -224,10 +227,10 @@ impl WorkerBuilder {
         let mut kinds = Kinds::default();
         for (kind, handler, options) in parts {
             caps.extend(options.max_concurrent_jobs.map(|cap| (kind.clone(), cap)));
-            let entry = known(&kind, Some(handler), options);
+            let entry = known(kinds.len(), &kind, Some(handler), options);
             kinds.insert(kind, Arc::new(entry));
         }
-        let unknown = known(&Kind::new("(unknown)"), None, KindOptions::new());
+        let unknown = known(kinds.len(), &Kind::new("(unknown)"), None, KindOptions::new());
         let telemetry = Telemetry::register(&name);
         let connections = ["source", "heartbeat"].map(|what| ConnectionTelemetry::register(&name, what));
         let control = Arc::new(Control::new(limits.max_concurrent_jobs));

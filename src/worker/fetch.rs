@@ -164,7 +164,6 @@ impl Loop {
     /// A fetch was answered: its deliveries are taken in, each with a permit; the other permits are freed.
     pub(crate) fn fetched(&mut self, call: Call, answer: Result<Vec<Delivery>, Error>) {
         let Call { request, mut permits, stop, since } = call;
-        self.fetcher.spare = Some(request);
         match answer {
             Ok(deliveries) => {
                 self.telemetry.fetches.increment(1);
@@ -176,10 +175,11 @@ impl Loop {
                 if deliveries.is_empty() && !stop.is_cancelled() && since.elapsed() < AT_ONCE {
                     self.fetcher.not_before = Some(Instant::now() + EMPTY_WAIT);
                 }
-                self.take_in(deliveries, &mut permits);
+                request.put_room_back(self.take_in(deliveries, &mut permits));
             }
             Err(error) => self.fetch_failed(error),
         }
+        self.fetcher.spare = Some(request);
         permits.clear();
         self.fetcher.permits = permits;
     }
@@ -212,12 +212,13 @@ impl Loop {
         self.fetcher.not_before = Some(later(Instant::now(), wait));
     }
 
-    fn take_in(&mut self, deliveries: Vec<Delivery>, permits: &mut Vec<Permit>) {
+    /// Returns the emptied vector.
+    fn take_in(&mut self, mut deliveries: Vec<Delivery>, permits: &mut Vec<Permit>) -> Vec<Delivery> {
         if deliveries.is_empty() {
-            return;
+            return deliveries;
         }
         let now = Instant::now();
-        for delivery in deliveries {
+        for delivery in deliveries.drain(..) {
             // A source that hands over more than was asked for breaks its contract; its jobs are run all the
             // same, and the bound is kept at the next fetch.
             let permit = permits.pop().unwrap_or_else(|| self.fetcher.places.take_beyond());
@@ -240,6 +241,7 @@ impl Loop {
         if self.leases.enter(entered) {
             self.leases.wake();
         }
+        deliveries
     }
 
     /// Why a delivery is not to be run at all, and what becomes of it then.
@@ -325,8 +327,11 @@ impl Loop {
         }
         let deadline = run.set_deadline(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
-        let attempt = Attempt::new(place, run, self.completions.clone());
-        handler.spawn(attempt, &mut self.tasks, &self.jobs);
+        let kind = flight.kind.number;
+        if !self.completions.give(kind, place, &run) {
+            let attempt = Attempt::new(place, run, kind, self.completions.clone());
+            handler.spawn(attempt, &mut self.tasks, &self.jobs);
+        }
         self.stats.started += 1;
         if let Some(at) = deadline {
             self.flights.sweep_by(at);

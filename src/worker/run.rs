@@ -155,6 +155,7 @@ impl Loop {
                 continue;
             }
             self.set_timer(&mut timer, now);
+            self.completions.turn_is_over();
             let event = poll_fn(|cx| {
                 if self.completions.poll_any(cx) {
                     return Poll::Ready(Event::Finished);

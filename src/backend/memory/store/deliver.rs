@@ -17,7 +17,9 @@ impl Store {
     pub(in super::super) fn fetch(&mut self, now: Instant, wanted: &FetchRequest) -> Vec<Delivery> {
         self.advance(now);
         let max = wanted.max.get().min(self.ready.len());
-        let mut haul = Haul { sent_at: now, max, quotas: Quotas::of(wanted), taken: Vec::with_capacity(max) };
+        let mut taken = wanted.room();
+        taken.reserve(max);
+        let mut haul = Haul { sent_at: now, max, quotas: Quotas::of(wanted), taken };
         if wanted.queues.is_empty() {
             self.fetch_from(None, &mut haul);
         }
