@@ -53,6 +53,7 @@ pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod completions;
 pub mod context;
 pub mod enqueue;
 pub mod error;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
+use crate::completions::Next;
 use crate::context::CancelReason;
 use crate::error::Error;
 use crate::outcome::Outcome;
@@ -293,9 +294,20 @@ impl Loop {
                 self.ready.pop_front();
                 continue;
             }
-            let Some(slot) = self.control.running.take() else { return };
+            let Some(slot) = self.control.running.take() else { break };
             self.ready.pop_front();
             self.start(place, slot, now, wall);
+        }
+        self.hand_over();
+    }
+
+    /// Hands what was started to tasks: to those that have just finished another, and to new ones.
+    fn hand_over(&mut self) {
+        self.completions.give(&mut self.starting, &mut self.spawning);
+        while let Some(next) = self.spawning.pop() {
+            let handler = self.flights.get(next.place).and_then(|flight| flight.kind.handler.as_ref());
+            let Some(handler) = handler else { continue };
+            handler.spawn(Attempt::new(next, self.completions.clone()), &mut self.tasks, &self.jobs);
         }
     }
 
@@ -319,7 +331,6 @@ impl Loop {
 
     fn start(&mut self, place: usize, slot: Permit, now: Instant, wall: SystemTime) {
         let Some(flight) = self.flights.get_mut(place) else { return };
-        let Some(handler) = &flight.kind.handler else { return };
         let run = flight.run.clone();
         if run.delivery.attempt == 1 {
             let waited = wall.duration_since(run.delivery.job.enqueued_at).unwrap_or_default();
@@ -327,11 +338,7 @@ impl Loop {
         }
         let deadline = run.set_deadline(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
-        let kind = flight.kind.number;
-        if !self.completions.give(kind, place, &run) {
-            let attempt = Attempt::new(place, run, kind, self.completions.clone());
-            handler.spawn(attempt, &mut self.tasks, &self.jobs);
-        }
+        self.starting.push(Next { place, kind: flight.kind.number, run });
         self.stats.started += 1;
         if let Some(at) = deadline {
             self.flights.sweep_by(at);

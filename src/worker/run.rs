@@ -5,7 +5,7 @@
 //! 1. A permit is taken before the fetch; every delivery holds one until its settlement is confirmed or its
 //!    lease is lost (P1).
 //! 2. Before each fetch and each wait everything that has finished is reaped: what is in the `JoinSet` is
-//!    running, has finished since the last look, or is polling this very loop (P2, P3).
+//!    running, has just finished, stands by for the next, or is polling this very loop (P2, P3).
 //! 3. Nothing here waits for one thing only: a job, a fetch, a settlement, a timer, a word from outside, each
 //!    wakes it.
 
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::attempt::{Completions, End, Finished, requeue};
+use crate::completions::{Completions, End, Finished, Next, requeue};
 use crate::context::{CancelReason, Run};
 use crate::job::Job;
 use crate::limit::KindCaps;
@@ -82,6 +82,10 @@ pub(crate) struct Loop {
     pub(crate) hot_until: Option<Instant>,
     /// Control blocks for the next attempts.
     pub(crate) spare: Spare,
+    /// What has its slot and is to be handed to a task now.
+    pub(crate) starting: Vec<Next>,
+    /// What of that needs a task of its own.
+    pub(crate) spawning: Vec<Next>,
     /// Room for what has finished.
     pub(crate) finished: Vec<Finished>,
     /// The runtime of the jobs is going down.
@@ -154,8 +158,7 @@ impl Loop {
             if more_to_fetch || more_to_settle || self.flights.next_sweep().is_some_and(|at| at <= now) {
                 continue;
             }
-            self.set_timer(&mut timer, now);
-            self.completions.turn_is_over();
+            self.before_waiting(&mut timer, now);
             let event = poll_fn(|cx| {
                 if self.completions.poll_any(cx) {
                     return Poll::Ready(Event::Finished);
@@ -359,7 +362,9 @@ impl Loop {
         done && ending || self.stopping.is_over(now)
     }
 
-    fn set_timer(&self, timer: &mut Pin<Box<Sleep>>, now: Instant) {
+    /// Lets those go who stood by, and sets the timer.
+    fn before_waiting(&self, timer: &mut Pin<Box<Sleep>>, now: Instant) {
+        self.completions.turn_is_over(self.control.running.taken());
         let fetch = if self.phase == Phase::Running { self.fetcher.not_before() } else { None };
         let (sweep, settle) = (self.flights.next_sweep(), self.unsettled.not_before());
         let times = [sweep, settle, fetch, self.stopping.next(now), self.hot_until];

@@ -22,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 
-use crate::attempt::PollInPlace;
+use crate::completions::PollInPlace;
 use crate::sync::{Mutex, lock};
 
 /// Nobody polls.

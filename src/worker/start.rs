@@ -175,6 +175,8 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         completions: Arc::default(),
         hot_until: None,
         spare: Spare::new(),
+        starting: Vec::new(),
+        spawning: Vec::new(),
         finished: Vec::new(),
         runtime_gone: false,
         entered: Vec::new(),

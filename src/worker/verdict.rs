@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::attempt::End;
+use crate::completions::End;
 use crate::context::{CancelReason, Run};
 use crate::outcome::{Outcome, TimedOut};
 

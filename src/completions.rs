@@ -1,0 +1,319 @@
+//! Where attempts report, how the loop learns of it, and how a task that has reported comes to another attempt.
+//!
+//! Invariants:
+//!
+//! 1. A report is taken within a turn if anybody can poll the loop, and else after the loop's timer: who has
+//!    reported either sees it taken, or polls the loop.
+//! 2. Who is given an attempt stands by: its own report has been taken and it waits to be polled, on a queue from
+//!    which any thread may take it. So the attempt begins no later than one in a new task would.
+//! 3. An attempt that was given begins, or is reported as dropped.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+
+use crate::context::Run;
+use crate::outcome::{Outcome, Panicked};
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// How many keys of standbys are kept for a kind; those of tasks that have gone are among them.
+const MAX_KEYS: usize = 1024;
+
+/// How often a task that stands by lets others go first while the loop is at it, and may have something for it.
+/// A turn takes some microseconds; to be woken anew would cost more than to look again so many times.
+const MAX_STANDING: usize = 64;
+
+/// How often it does so while nobody polls the loop and less than half of what runs has reported: a turn for
+/// many costs little more than a turn for one.
+const PATIENCE: usize = 16;
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The handler returned.
+    Returned(Outcome),
+    /// It panicked.
+    Panicked(Panicked),
+    /// It was dropped at an await point, as it was told to.
+    Aborted,
+    /// Its task was dropped by the runtime, which is going down.
+    Dropped,
+}
+
+/// What an attempt reports.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Which place of the loop's table it had.
+    pub(crate) place: usize,
+    pub(crate) end: End,
+    pub(crate) run_time: Duration,
+}
+
+/// What can be polled by whoever has just finished a job.
+pub(crate) trait PollInPlace: Send + Sync {
+    /// Polls it here and now, unless somebody else is at it; who is then looks once more.
+    fn poll_in_place(&self);
+}
+
+/// Where attempts report, and how the loop learns of it.
+///
+/// A worker's loop may live on a thread of its own. To wake that for each finished job would cost two changes
+/// of thread a job; instead the task that has just finished a job, which by that proves that its thread is not
+/// blocked, polls the loop on the spot. `docs/design.md` has the figures.
+#[derive(Default)]
+pub(crate) struct Completions {
+    done: Mutex<Done>,
+    pace: Pace,
+    in_place: OnceLock<Weak<dyn PollInPlace>>,
+    waker: AtomicWaker,
+}
+
+/// What the loop and those who report tell one another without the lock. Hints all of them: who goes by an old
+/// one comes too early or too late, by a turn or by [`HOT`](crate::worker) at most.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The loop has reaped something lately and has set itself a timer to look again soon: then a finished
+    /// attempt may let the jobs that wait on its thread go first, so that the loop takes several at once.
+    hot: AtomicBool,
+    /// The loop is dealing with what it has taken, and may have something to give soon.
+    in_turn: AtomicBool,
+    /// Somebody has come to have few reports taken.
+    urgent: AtomicBool,
+    /// How often the loop has given something.
+    gives: AtomicU64,
+    /// How many reports wait.
+    reported: AtomicUsize,
+    /// How many attempts were running when the loop looked last.
+    running: AtomicUsize,
+}
+
+impl Pace {
+    /// Whether a turn is worth its while: at least half of what runs has reported.
+    fn is_worth_while(&self) -> bool {
+        self.reported.load(Ordering::Relaxed) * 2 >= self.running.load(Ordering::Relaxed)
+    }
+
+    /// Lets others go first, as long as that may spare a wake-up or a turn.
+    async fn stand_by(&self) {
+        let gives = self.gives.load(Ordering::Relaxed);
+        let mut patience = PATIENCE;
+        for _ in 0..MAX_STANDING {
+            requeue().await;
+            if self.gives.load(Ordering::Relaxed) != gives {
+                return;
+            }
+            if !self.in_turn.load(Ordering::Relaxed) {
+                patience -= 1;
+                if patience == 0 || self.is_worth_while() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What has been reported since the loop took it last, how often it has taken, and who stands by.
+#[derive(Default)]
+struct Done {
+    reports: Vec<Finished>,
+    takes: u64,
+    standbys: Slab<Standby>,
+    /// By kind: keys of standbys. Some may have gone, and their keys may be others' by now.
+    by_kind: Vec<Vec<usize>>,
+}
+
+/// A task that has reported and waits to be polled once more.
+struct Standby {
+    kind: usize,
+    /// How often the loop had taken reports when this one was made.
+    ticket: u64,
+    next: Option<Next>,
+}
+
+/// An attempt that may be given to a task.
+#[derive(Debug)]
+pub(crate) struct Next {
+    /// The place of its delivery.
+    pub(crate) place: usize,
+    /// The number of its kind.
+    pub(crate) kind: usize,
+    pub(crate) run: Arc<Run>,
+}
+
+impl Done {
+    /// Finds who may be given an attempt at a job of this kind.
+    fn standby(&mut self, kind: usize) -> Option<&mut Standby> {
+        let takes = self.takes;
+        let may =
+            |standby: &Standby| standby.kind == kind && standby.ticket != takes && standby.next.is_none();
+        let keys = self.by_kind.get_mut(kind)?;
+        let key = std::iter::from_fn(|| keys.pop()).find(|key| self.standbys.get(*key).is_some_and(may))?;
+        self.standbys.get_mut(key)
+    }
+
+    fn stand_by(&mut self, kind: usize) -> usize {
+        if self.standbys.is_empty() && self.standbys.capacity() > MAX_KEYS {
+            self.standbys = Slab::new(); // give a burst's memory back (P2)
+        }
+        let key = self.standbys.insert(Standby { kind, ticket: self.takes, next: None });
+        if self.by_kind.len() <= kind {
+            self.by_kind.resize_with(kind + 1, Vec::new);
+        }
+        let keys = &mut self.by_kind[kind];
+        if keys.len() >= MAX_KEYS {
+            keys.clear(); // most have gone
+        }
+        keys.push(key);
+        key
+    }
+}
+
+impl std::fmt::Debug for Completions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Completions").field("pace", &self.pace).finish_non_exhaustive()
+    }
+}
+
+impl Completions {
+    /// From now on the loop is polled through this.
+    pub(crate) fn poll_through(&self, stage: Weak<dyn PollInPlace>) {
+        // Set once, before the first attempt is started.
+        let _ = self.in_place.set(stage);
+    }
+
+    /// Takes all that has been reported; `room` must be empty, and is left in its place.
+    pub(crate) fn take(&self, room: &mut Vec<Finished>) {
+        let mut done = lock(&self.done);
+        if !done.reports.is_empty() {
+            std::mem::swap(&mut done.reports, room);
+            done.takes += 1;
+            self.pace.reported.store(0, Ordering::Relaxed);
+            self.pace.urgent.store(false, Ordering::Relaxed);
+            self.pace.in_turn.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What was taken has been dealt with as far as it can be without waiting; so many are running now.
+    pub(crate) fn turn_is_over(&self, running: usize) {
+        self.pace.running.store(running, Ordering::Relaxed);
+        self.pace.in_turn.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether something has been reported that is to be taken now. Otherwise the waker is woken, or the loop
+    /// polled in place, when it is.
+    pub(crate) fn poll_any(&self, cx: &std::task::Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        let waits = !lock(&self.done).reports.is_empty();
+        let pace = &self.pace;
+        // While it is hot, those who have reported stand by, and come by themselves.
+        let now =
+            !pace.hot.load(Ordering::Relaxed) || pace.urgent.load(Ordering::Relaxed) || pace.is_worth_while();
+        waits && now
+    }
+
+    pub(crate) fn set_hot(&self, hot: bool) {
+        self.pace.hot.store(hot, Ordering::Relaxed);
+    }
+
+    /// Gives each attempt to a task of its kind that stands by; those for which there is none go to `left`, the
+    /// last first. The last are given first, to those who came last, so that who is first stays first.
+    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>) {
+        let mut done = lock(&self.done);
+        let before = left.len() + attempts.len();
+        while let Some(next) = attempts.pop() {
+            match done.standby(next.kind) {
+                Some(standby) => standby.next = Some(next),
+                None => left.push(next),
+            }
+        }
+        if left.len() < before {
+            self.pace.gives.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The attempt in `place` was dropped, begun or not.
+    pub(crate) fn report_dropped(&self, place: usize) {
+        drop(self.report(Finished { place, end: End::Dropped, run_time: Duration::ZERO }));
+        self.pace.urgent.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    fn report(&self, finished: Finished) -> MutexGuard<'_, Done> {
+        let mut done = lock(&self.done);
+        done.reports.push(finished);
+        self.pace.reported.store(done.reports.len(), Ordering::Relaxed);
+        done
+    }
+
+    /// Reports, and makes the loop take what has been reported unless it does so by itself meanwhile. Returns
+    /// the next attempt, if this task was given one.
+    pub(crate) async fn report_and_stand_by(&self, finished: Finished, kind: usize) -> Option<Next> {
+        if self.pace.hot.load(Ordering::Relaxed) {
+            let standing = Standing { key: self.report(finished).stand_by(kind), completions: self };
+            self.pace.stand_by().await;
+            let (next, taken) = standing.leave();
+            if taken {
+                return next;
+            }
+        } else {
+            drop(self.report(finished));
+        }
+        self.pace.urgent.store(true, Ordering::Relaxed);
+        match self.in_place.get() {
+            None => self.waker.wake(),
+            Some(stage) => {
+                if let Some(stage) = stage.upgrade() {
+                    stage.poll_in_place();
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A place among those who stand by. Dropped with its task, it reports for the attempt that it was given.
+struct Standing<'a> {
+    key: usize,
+    completions: &'a Completions,
+}
+
+impl Standing<'_> {
+    /// Goes. Returns what it was given, and whether its report has been taken.
+    fn leave(self) -> (Option<Next>, bool) {
+        let (key, completions) = (self.key, self.completions);
+        std::mem::forget(self);
+        let mut done = lock(&completions.done);
+        let standby = done.standbys.remove(key);
+        (standby.next, standby.ticket != done.takes)
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        let standby = lock(&self.completions.done).standbys.remove(self.key);
+        if let Some(next) = standby.next {
+            self.completions.report_dropped(next.place);
+        }
+    }
+}
+
+/// Lets the tasks go first that wait on this thread.
+///
+/// Not `tokio::task::yield_now`: that keeps the task out of the other threads' reach until this thread comes
+/// to a pause, which a blocking job may delay; a plain wake-up puts it at the end of the queue, for any thread
+/// to steal.
+pub(crate) async fn requeue() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
