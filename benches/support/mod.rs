@@ -154,18 +154,20 @@ impl Recorder for Real {
     }
 }
 
-/// A histogram of fixed buckets, as Prometheus has it: it does not grow.
+/// A histogram of fixed buckets, as Prometheus has it: it does not grow. Each bucket reaches twice as far as the
+/// one before it, the first to a nanosecond.
 #[derive(Default)]
 struct Buckets {
-    counts: [AtomicU64; 12],
+    counts: [AtomicU64; 32],
     sum: AtomicU64,
 }
 
 impl metrics::HistogramFn for Buckets {
     fn record(&self, value: f64) {
-        let bucket = (value.max(1e-9).log10() + 9.0).clamp(0.0, 11.0) as usize;
+        let nanoseconds = (value * 1e9) as u64;
+        let bucket = (u64::BITS - nanoseconds.leading_zeros()).min(31) as usize;
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add((value * 1e9) as u64, Ordering::Relaxed);
+        self.sum.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
