@@ -28,6 +28,12 @@ pub fn decode_job(bytes: &[u8]) {
     }
 }
 
+/// The bytes of an input of `tidegate each`, cut into records, and what commands they make: never a panic,
+/// whatever is in them, and no byte lost.
+pub fn each_record(bytes: &[u8]) {
+    crate::cli::each::fuzz::records(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +42,12 @@ mod tests {
         #[test]
         fn any_bytes_are_decoded_or_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..512)) {
             decode_job(&bytes);
+            each_record(&bytes);
+        }
+
+        #[test]
+        fn any_text_of_records_is_cut_and_filled(text in "([a{}.\":,0\\[\n\0é-]|\\{\"a\":\\{\"b\":1\\},\"c\":\"x\"\\}){0,40}") {
+            each_record(text.as_bytes());
         }
     }
 

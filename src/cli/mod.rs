@@ -3,7 +3,7 @@
 //! Not an interface for other crates: what it takes and answers is `tidegate help`.
 
 mod args;
-mod each;
+pub(crate) mod each;
 mod signals;
 mod values;
 

@@ -11,8 +11,14 @@ pub(crate) const MAX_FILE_LINES: usize = 400;
 pub(crate) const MAX_FUNCTION_LINES: usize = 70;
 
 /// Where a feature may switch code on; everywhere else the code is the same for all.
-const FEATURE_GATES: &[&str] =
-    &["src/lib.rs", "src/main.rs", "src/backend/mod.rs", "src/service/mod.rs", "src/cli/mod.rs"];
+const FEATURE_GATES: &[&str] = &[
+    "src/lib.rs",
+    "src/main.rs",
+    "src/backend/mod.rs",
+    "src/service/mod.rs",
+    "src/cli/mod.rs",
+    "src/cli/each/mod.rs",
+];
 
 const METRIC_MACROS: &[&str] =
     &["counter", "gauge", "histogram", "describe_counter", "describe_gauge", "describe_histogram"];

@@ -13,6 +13,8 @@ mod attempt;
 mod command;
 mod dry_run;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod ledger;
 mod orphans;
 mod output;
