@@ -317,3 +317,141 @@ pub(crate) async fn requeue() {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::job::{Job, JobId, Kind, Tag};
+    use crate::source::Delivery;
+
+    fn next(place: usize, kind: usize) -> Next {
+        let job = Job::new(JobId::new("a"), Kind::new("a"), Bytes::new(), SystemTime::UNIX_EPOCH);
+        let tag = Tag { session: 0, key: 0, token: 0 };
+        let delivery = Delivery { job: Arc::new(job), attempt: 1, tag, lease: None };
+        Next { place, kind, run: Arc::new(Run::new(delivery, None)) }
+    }
+
+    fn finished(place: usize) -> Finished {
+        Finished { place, end: End::Returned(Outcome::Done), run_time: Duration::ZERO }
+    }
+
+    /// A loop that has just been at it, while `running` attempts run.
+    fn hot(running: usize) -> Completions {
+        let completions = Completions::default();
+        completions.set_hot(true);
+        completions.turn_is_over(running);
+        completions
+    }
+
+    fn take(completions: &Completions) -> Vec<(usize, bool)> {
+        let mut room = Vec::new();
+        completions.take(&mut room);
+        room.iter().map(|finished| (finished.place, matches!(finished.end, End::Dropped))).collect()
+    }
+
+    /// Gives, and says the places of those for which nobody stood by.
+    fn give(completions: &Completions, attempts: impl IntoIterator<Item = Next>) -> Vec<usize> {
+        let (mut attempts, mut left) = (attempts.into_iter().collect(), Vec::new());
+        completions.give(&mut attempts, &mut left);
+        left.iter().rev().map(|next| next.place).collect()
+    }
+
+    type Task<'a> = Pin<Box<dyn Future<Output = Option<Next>> + 'a>>;
+
+    fn reported(completions: &Completions, place: usize, kind: usize) -> Task<'_> {
+        let mut task = Box::pin(completions.report_and_stand_by(finished(place), kind));
+        assert!(task.as_mut().now_or_never().is_none(), "it stands by");
+        task
+    }
+
+    /// What the task was given; it must be about to go.
+    fn given(task: &mut Task<'_>) -> Option<usize> {
+        task.as_mut().now_or_never().expect("it goes").map(|next| next.place)
+    }
+
+    #[test]
+    fn who_stands_by_and_was_taken_is_given_the_next_of_its_kind_and_no_other() {
+        let completions = hot(9);
+        let (mut first, mut second) = (reported(&completions, 1, 7), reported(&completions, 2, 8));
+        assert_eq!(give(&completions, [next(3, 7)]), [3], "nothing has been taken yet");
+        // Who is not taken keeps its key no longer than it stands by, so both come once more.
+        drop((first, second));
+        (first, second) = (reported(&completions, 1, 7), reported(&completions, 2, 8));
+        assert_eq!(take(&completions).len(), 4);
+        assert_eq!(give(&completions, [next(4, 8), next(5, 8), next(6, 9)]), [4, 6], "one of a kind");
+        assert_eq!((given(&mut first), given(&mut second)), (None, Some(5)));
+        assert_eq!(give(&completions, [next(7, 7), next(8, 8)]), [7, 8], "they have gone");
+        assert!(take(&completions).is_empty(), "and nothing is told twice");
+    }
+
+    #[test]
+    fn who_has_the_key_of_one_that_has_gone_is_not_taken_for_it() {
+        let completions = hot(9);
+        drop(reported(&completions, 1, 7));
+        let mut other = reported(&completions, 2, 8);
+        take(&completions);
+        assert_eq!(give(&completions, [next(3, 7)]), [3]);
+        assert!(give(&completions, [next(4, 8)]).is_empty());
+        assert_eq!(given(&mut other), Some(4));
+    }
+
+    #[test]
+    fn what_is_first_stays_first() {
+        let completions = hot(9);
+        let mut tasks: Vec<_> = (0..3).map(|place| reported(&completions, place, 0)).collect();
+        take(&completions);
+        assert!(give(&completions, (10..13).map(|place| next(place, 0))).is_empty());
+        assert_eq!(tasks.iter_mut().map(given).collect::<Vec<_>>(), [Some(10), Some(11), Some(12)]);
+    }
+
+    #[test]
+    fn an_attempt_that_was_given_to_a_task_that_is_dropped_is_reported() {
+        let completions = hot(9);
+        let task = reported(&completions, 1, 0);
+        take(&completions);
+        assert!(give(&completions, [next(2, 0)]).is_empty());
+        drop(task);
+        assert_eq!(take(&completions), [(2, true)]);
+        assert!(lock(&completions.done).standbys.is_empty());
+    }
+
+    /// Whoever is not taken along comes by itself: it polls the loop, or wakes it.
+    #[test]
+    fn who_waits_long_enough_has_its_report_taken() {
+        for (running, patience) in [(1, 1), (9, PATIENCE)] {
+            let completions = hot(running);
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            let mut task = pin!(completions.report_and_stand_by(finished(1), 0));
+            for turn in 0..patience {
+                assert!(task.as_mut().poll(&mut cx).is_pending(), "turn {turn} of {patience}");
+            }
+            assert_eq!(completions.poll_any(&mut cx), running == 1, "a turn for one of nine can wait");
+            assert!(task.as_mut().poll(&mut cx).is_ready(), "it has waited long enough");
+            assert!(completions.poll_any(&mut cx), "and the loop sees it");
+        }
+    }
+
+    #[test]
+    fn nobody_stands_by_when_nothing_is_going_on() {
+        let completions = Completions::default();
+        assert!(completions.report_and_stand_by(finished(1), 0).now_or_never().is_some());
+        assert_eq!(take(&completions), [(1, false)]);
+        assert!(lock(&completions.done).standbys.is_empty() && lock(&completions.done).by_kind.is_empty());
+    }
+
+    #[test]
+    fn the_keys_that_are_kept_are_bounded() {
+        let completions = hot(2 * MAX_KEYS);
+        for place in 0..10 * MAX_KEYS {
+            drop(reported(&completions, place, 0));
+        }
+        let done = lock(&completions.done);
+        assert!(done.by_kind[0].len() <= MAX_KEYS && done.standbys.capacity() <= 2 * MAX_KEYS);
+    }
+}

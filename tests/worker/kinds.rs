@@ -227,3 +227,38 @@ fn queues_that_make_no_sense_are_refused_by_name() {
     assert!(refuse(Queues::strict(["mail", "rest", "mail"])).contains("mail"));
     assert!(refuse(Queues::strict(Vec::<Queue>::new())).contains("empty"));
 }
+
+under_both! {
+    /// Jobs that are over at once, one after the other in the same tasks: each runs under its own name only.
+    async fn every_job_of_a_flood_of_kinds_is_run_by_the_handler_of_its_kind(dispatcher) {
+        const KINDS: [&str; 3] = ["one", "two", "three"];
+        let strays = Arc::new(Mutex::new(Vec::new()));
+        let tasks = Arc::new(Mutex::new(HashMap::<_, usize>::new()));
+        let registry = KINDS.into_iter().fold(Registry::new(), |registry, kind| {
+            let (strays, tasks) = (strays.clone(), tasks.clone());
+            registry.handle_raw(kind, move |context: Context| {
+                let (strays, tasks) = (strays.clone(), tasks.clone());
+                async move {
+                    if context.job().kind.as_str() != kind {
+                        strays.lock().expect("no panic").push(context.job().id.clone());
+                    }
+                    *tasks.lock().expect("no panic").entry(tokio::task::id()).or_default() += 1;
+                }
+            })
+        });
+        let feed = Feed::new().with((0..3_000).map(|number| of_kind(KINDS[number * 7 % 3], number))).shared();
+        let worker = Worker::builder(feed.intake(), registry)
+            .max_concurrent_jobs(10)
+            .prefetch(10)
+            .dispatcher(dispatcher)
+            .build()
+            .expect("the settings make sense");
+        let (report, ()) = during(worker, feed.drained()).await;
+        assert_eq!((report.stats.done, report.stats.started), (3_000, 3_000));
+        assert!(strays.lock().expect("no panic").is_empty());
+        let tasks = tasks.lock().expect("no panic");
+        assert_eq!(tasks.values().sum::<usize>(), 3_000);
+        let several = tasks.values().any(|jobs| *jobs > 1);
+        assert!(several || dispatcher == Dispatcher::Shared, "this is about tasks that run more than one job");
+    }
+}
