@@ -402,6 +402,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_given_two() {
+        let completions = hot(9);
+        drop(reported(&completions, 1, 7));
+        let mut other = reported(&completions, 2, 7); // with the key of the first, which is listed twice now
+        take(&completions);
+        assert_eq!(give(&completions, [next(3, 7), next(4, 7)]), [3]);
+        assert_eq!(given(&mut other), Some(4));
+    }
+
+    #[test]
     fn what_is_first_stays_first() {
         let completions = hot(9);
         let mut tasks: Vec<_> = (0..3).map(|place| reported(&completions, place, 0)).collect();
