@@ -441,9 +441,9 @@ mod tests {
             for turn in 0..patience {
                 assert!(task.as_mut().poll(&mut cx).is_pending(), "turn {turn} of {patience}");
             }
-            assert_eq!(completions.poll_any(&mut cx), running == 1, "a turn for one of nine can wait");
+            assert_eq!(completions.poll_any(&cx), running == 1, "a turn for one of nine can wait");
             assert!(task.as_mut().poll(&mut cx).is_ready(), "it has waited long enough");
-            assert!(completions.poll_any(&mut cx), "and the loop sees it");
+            assert!(completions.poll_any(&cx), "and the loop sees it");
         }
     }
 

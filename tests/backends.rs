@@ -163,5 +163,7 @@ macro_rules! suite {
 }
 
 suite!(memory, crate::rows::memory, paused = true);
+#[cfg(feature = "sqlite")]
+suite!(sqlite, crate::rows::sqlite, paused = true);
 // A store with most verbs taken away, so that the ways around what a row can't do are walked too.
 suite!(crippled_memory, crate::rows::crippled, paused = true);

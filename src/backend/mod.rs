@@ -4,6 +4,8 @@
 //! what is missing is refused with an error that names the backend and the verb, never done by halves.
 
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -121,15 +123,20 @@ impl From<Backend> for Intake {
 }
 
 /// The schemes that this build knows, with the form of their URLs.
-const SCHEMES: &[(&str, &str)] = &[(memory::SCHEME, "memory:")];
+const SCHEMES: &[(&str, &str)] = &[
+    (memory::SCHEME, "memory:"),
+    #[cfg(feature = "sqlite")]
+    (sqlite::SCHEME, "sqlite:PATH"),
+];
 
 /// Opens the backend that `url` names.
 ///
 /// | URL | backend |
 /// |---|---|
 /// | `memory:` | a new, empty [`Memory`] with its defaults; each call makes another |
+/// | `sqlite:PATH` | the jobs in this file, which is made if it is not there (feature `sqlite`); `sqlite:///PATH` too |
 ///
-/// Opening connects to nothing yet: that a server can't be reached is found when the backend is used.
+/// Opening connects to no server yet: that one can't be reached is found when the backend is used. A file is opened.
 ///
 /// # Errors
 /// [`InvalidInput`](ErrorKind::InvalidInput) when this build knows no such scheme (the error lists those
@@ -147,6 +154,16 @@ pub fn open(url: &str) -> Result<Backend, Error> {
                 ));
             }
             Ok(Memory::new().backend())
+        }
+        #[cfg(feature = "sqlite")]
+        sqlite::SCHEME => {
+            let path = rest.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(rest);
+            if path.is_empty() || path.starts_with("//") {
+                return Err(Error::invalid(
+                    "a path must follow `sqlite:` in a backend's URL: sqlite:jobs.sqlite",
+                ));
+            }
+            Ok(sqlite::Sqlite::open(path)?.backend())
         }
         _ => Err(Error::invalid(format!("{scheme:?} is no backend that this build knows; {}", known()))),
     }

@@ -2,7 +2,9 @@
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate::{
@@ -46,6 +48,31 @@ pub(crate) struct Fixture {
     pub(crate) ttl: Duration,
     /// By how much something may come late.
     pub(crate) slack: Duration,
+    /// Where the store is, if it is on the disk.
+    pub(crate) folder: Option<Folder>,
+}
+
+/// A folder of the test's own.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("tidegate-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Ends the test, on one visible line, if the row has not the feature.
@@ -113,7 +140,7 @@ impl Fixture {
             None => None,
         };
         let producer = backend.enqueue().expect("a producer").clone();
-        Self { backend, has, producer, source, renewer, ttl, slack }
+        Self { backend, has, producer, source, renewer, ttl, slack, folder: None }
     }
 
     pub(crate) fn skip(&self, what: &str) {

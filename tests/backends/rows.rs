@@ -27,3 +27,21 @@ pub(crate) async fn crippled() -> Fixture {
     };
     Fixture::of(cripple(&Memory::new()), has, secs(30), PAUSED_SLACK).await
 }
+
+/// A file in a folder of its own, which goes with the test.
+#[cfg(feature = "sqlite")]
+pub(crate) async fn sqlite() -> Fixture {
+    use tidegate::backend::sqlite::{Clock, Durability, Sqlite};
+    let ttl = secs(30);
+    let folder = crate::fixture::Folder::new();
+    let sqlite = Sqlite::builder(folder.path().join("jobs.sqlite"))
+        .lease_ttl(ttl)
+        .crash_limit(3)
+        .clock(Clock::Tokio)
+        .durability(Durability::Normal)
+        .open()
+        .expect("a new file");
+    let mut fixture = Fixture::of(sqlite.backend(), Features::ALL, ttl, PAUSED_SLACK).await;
+    fixture.folder = Some(folder);
+    fixture
+}

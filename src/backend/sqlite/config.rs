@@ -1,0 +1,153 @@
+//! What can be set, and opening.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Sqlite, schema};
+use crate::error::Error;
+
+/// The longest lease: a year. A lease is there to run out.
+const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a power failure may cost. A process that crashes or is killed costs nothing either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: what was acknowledged has been written to the disk (`PRAGMA synchronous = FULL`).
+    #[default]
+    Full,
+    /// The last moments: what was acknowledged since the last checkpoint of the WAL may be gone, as if it had never
+    /// happened; jobs that were settled then run again (`PRAGMA synchronous = NORMAL`). Many times as fast.
+    Normal,
+}
+
+/// By which clock leases run out and delayed jobs become ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The system's, which all processes on the file share.
+    #[default]
+    System,
+    /// Tokio's, beginning with the system's when the store is opened: for tests with a paused clock. Not for files
+    /// that other processes use.
+    Tokio,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) lease_ttl: Duration,
+    pub(super) max_dead: usize,
+    pub(super) crash_limit: u32,
+    pub(super) max_payload_bytes: usize,
+}
+
+/// How a file is opened. Made by [`Sqlite::builder`].
+///
+/// All programs on one file should agree on the lease's time and the limits: each goes by its own.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SqliteBuilder {
+    pub(super) path: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) durability: Durability,
+    pub(super) clock: Clock,
+    pub(super) busy_timeout: Duration,
+    pub(super) watch_every: Duration,
+}
+
+impl SqliteBuilder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let settings = Settings {
+            lease_ttl: Duration::from_secs(30),
+            max_dead: 100_000,
+            crash_limit: 20,
+            max_payload_bytes: 16 << 20,
+        };
+        Self {
+            path,
+            settings,
+            durability: Durability::default(),
+            clock: Clock::default(),
+            busy_timeout: Duration::from_secs(5),
+            watch_every: Duration::from_millis(25),
+        }
+    }
+
+    /// For how long a job belongs to a worker that does not renew its lease; up to a year. Default 30 s: a worker
+    /// renews after a third of it, and a job is tried again within half a minute of its worker's end.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.lease_ttl = ttl;
+        self
+    }
+
+    /// How many dead letters are kept. The oldest goes when there are more, which is logged. Default 100,000.
+    pub fn max_dead(mut self, jobs: usize) -> Self {
+        self.settings.max_dead = jobs;
+        self
+    }
+
+    /// In which attempt at the latest a job goes to the dead letters when its lease runs out, if it does not say
+    /// so itself ([`NewJob::max_attempts`](crate::NewJob::max_attempts)). Default 20, as
+    /// [`RetryPolicy`](crate::RetryPolicy) has for failures.
+    pub fn crash_limit(mut self, attempts: u32) -> Self {
+        self.settings.crash_limit = attempts;
+        self
+    }
+
+    /// How many bytes a payload may have. Default 16 MiB: more is better kept elsewhere and named.
+    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_payload_bytes = bytes;
+        self
+    }
+
+    /// What a power failure may cost. Default: nothing.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// By which clock leases run out. Default: the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// For how long to wait for other processes that have locked the file, before it fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How often a fetch that waits looks whether another process has changed the file. Default 25 ms: a look takes
+    /// some microseconds. Changes by this process are noticed at once.
+    pub fn watch_every(mut self, pause: Duration) -> Self {
+        self.watch_every = pause;
+        self
+    }
+
+    /// Opens the file; it is made if it is not there, but its folder is not.
+    ///
+    /// Blocks the thread for as long as the disk takes, and at most about `busy_timeout` more.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a setting without sense, or a file of another program;
+    /// [`Denied`](crate::ErrorKind::Denied) when the file can't be opened or written;
+    /// [`Decode`](crate::ErrorKind::Decode) when it is corrupt or no database;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when a newer version of this crate made it.
+    pub fn open(self) -> Result<Sqlite, Error> {
+        let Settings { lease_ttl, crash_limit, .. } = self.settings;
+        if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {
+            return Err(Error::invalid(format!(
+                "lease_ttl is {lease_ttl:?}: it must be above zero and at most a year"
+            )));
+        }
+        if crash_limit == 0 {
+            return Err(Error::invalid("crash_limit is 0: it must be at least 1"));
+        }
+        if self.watch_every.is_zero() {
+            return Err(Error::invalid("watch_every is 0: it must be above zero"));
+        }
+        let writer = schema::open(&self.path, self.durability, self.busy_timeout)?;
+        let watcher = schema::open(&self.path, self.durability, self.busy_timeout)?;
+        Ok(Sqlite::from_parts(self, writer, watcher))
+    }
+}

@@ -1,0 +1,234 @@
+//! The one connection that writes, and the transactions that many share.
+//!
+//! Whoever wants something done leaves it at the gate. If nobody is at work there, a task of the blocking pool is
+//! started: it takes all that has been left, does it in one transaction, commits, answers, and looks again. What
+//! comes meanwhile shares the next transaction. So a commit, which waits for the disk, is paid for once by as many
+//! as are there, and nobody waits for company.
+//!
+//! Invariants:
+//!
+//! 1. At most one is at work, and whenever something has been left somebody is, or will be started.
+//! 2. An answer is given after the commit of what it answers, or says that it was not committed.
+//! 3. What fails of one leaves no trace, and the others of its transaction unharmed.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+
+use super::config::Settings;
+use super::failure::failed;
+use super::store::{Effects, Txn};
+use crate::error::{Chain, Error, ErrorKind};
+use crate::sync::{Mutex, lock};
+
+/// The most that share a transaction: keeps the lock on the file short, and others out of step for no longer.
+const MAX_GROUP: usize = 256;
+
+pub(super) struct Gate {
+    waiting: Mutex<Waiting>,
+    connection: Mutex<Connection>,
+    settings: Settings,
+    /// Rung when something has become ready, or is due sooner than all before.
+    pub(super) bell: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    wishes: Vec<Wish>,
+    at_work: bool,
+}
+
+/// Something to be done in a transaction; there is none if it could not be begun. Returns what is to be called with
+/// the transaction's fate, and how it failed if it did.
+type Wish = Box<dyn FnOnce(Option<&mut Txn<'_>>) -> (Answer, Option<Fate>) + Send>;
+type Answer = Box<dyn FnOnce(Option<&Fate>) + Send>;
+
+/// Why something was not done, or a transaction not committed.
+#[derive(Clone)]
+struct Fate {
+    kind: ErrorKind,
+    text: String,
+}
+
+impl Fate {
+    fn of(doing: &str, error: rusqlite::Error) -> Self {
+        let error = failed(doing, error);
+        Self { kind: error.kind(), text: Chain(&error).to_string() }
+    }
+
+    fn error(&self) -> Error {
+        Error::new(self.kind, self.text.clone())
+    }
+}
+
+impl Gate {
+    pub(super) fn new(connection: Connection, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            connection: Mutex::new(connection),
+            settings,
+            bell: Notify::new(),
+        })
+    }
+
+    /// Does `act` in a transaction, and answers once that has been committed.
+    ///
+    /// Dropped, it is done all the same; its answer then goes to `unheard`, to be undone.
+    pub(super) async fn pass<T: Send + 'static>(
+        self: &Arc<Self>,
+        doing: &'static str,
+        act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
+        unheard: impl FnOnce(T) + Send + 'static,
+    ) -> Result<T, Error> {
+        let (tell, told) = oneshot::channel();
+        let wish: Wish = Box::new(move |txn| {
+            let done = txn.map(|txn| act(txn).map_err(|error| Fate::of(doing, error)));
+            let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();
+            let answer: Answer = Box::new(move |fate| {
+                let answer = match (done, fate) {
+                    (Some(Err(own)), _) => Err(own.error()),
+                    (_, Some(fate)) => Err(fate.error()),
+                    (Some(Ok(done)), None) => Ok(done),
+                    (None, None) => Err(closed(doing)),
+                };
+                if let Err(Ok(done)) = tell.send(answer) {
+                    unheard(done);
+                }
+            });
+            (answer, failed)
+        });
+        self.leave(wish);
+        told.await.unwrap_or_else(|_| Err(closed(doing)))
+    }
+
+    /// Does `act` some time; nobody waits for it.
+    pub(super) fn leave_behind(
+        self: &Arc<Self>,
+        doing: &'static str,
+        act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<()> + Send + 'static,
+    ) {
+        let wish: Wish = Box::new(move |txn| {
+            let failed = txn.and_then(|txn| act(txn).err()).map(|error| Fate::of(doing, error));
+            let error = failed.as_ref().map(|fate| fate.text.clone());
+            let answer: Answer = Box::new(move |fate| {
+                if let Some(error) = error.or_else(|| fate.map(|fate| fate.text.clone())) {
+                    tracing::warn!(error, "{doing} failed");
+                }
+            });
+            (answer, failed)
+        });
+        self.leave(wish);
+    }
+
+    fn leave(self: &Arc<Self>, wish: Wish) {
+        let mut waiting = lock(&self.waiting);
+        waiting.wishes.push(wish);
+        if !std::mem::replace(&mut waiting.at_work, true) {
+            drop(waiting);
+            let shift = Shift { gate: self.clone(), done: false };
+            drop(Handle::current().spawn_blocking(move || shift.work()));
+        }
+    }
+
+    fn next_group(&self) -> Vec<Wish> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.wishes.is_empty() {
+            waiting.at_work = false;
+        }
+        let size = waiting.wishes.len().min(MAX_GROUP);
+        waiting.wishes.drain(..size).collect()
+    }
+
+    fn serve(&self, group: Vec<Wish>) {
+        let mut answers = Vec::with_capacity(group.len());
+        let alone = group.len() == 1;
+        let mut wishes = group.into_iter();
+        let served = self.serve_in(&mut lock(&self.connection), &mut wishes, alone, &mut answers);
+        answers.extend(wishes.map(|wish| wish(None).0));
+        let fate = match served {
+            Ok(effects) => {
+                if effects.dropped_dead > 0 {
+                    let dropped = effects.dropped_dead;
+                    tracing::warn!(dropped, "the oldest dead letters went to make room: max_dead is reached");
+                }
+                if effects.ready || effects.sooner {
+                    self.bell.notify_waiters();
+                }
+                None
+            }
+            Err(fate) => Some(fate),
+        };
+        for answer in answers {
+            answer(fate.as_ref());
+        }
+    }
+
+    fn serve_in(
+        &self,
+        connection: &mut Connection,
+        wishes: &mut impl Iterator<Item = Wish>,
+        alone: bool,
+        answers: &mut Vec<Answer>,
+    ) -> Result<Effects, Fate> {
+        let sql = |error| Fate::of("a transaction on the file", error);
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        let mut txn = Txn::begin(&transaction, &self.settings).map_err(sql)?;
+        for wish in wishes {
+            if !alone {
+                txn.save().map_err(sql)?;
+            }
+            let (answer, failed) = wish(Some(&mut txn));
+            answers.push(answer);
+            match failed {
+                None if alone => {}
+                None => txn.keep().map_err(sql)?,
+                // SQLite has undone everything: a full disk, say.
+                Some(fate) if transaction.is_autocommit() => return Err(fate),
+                Some(_) if alone => return transaction.rollback().map(|()| Effects::default()).map_err(sql),
+                Some(_) => txn.undo().map_err(sql)?,
+            }
+        }
+        let effects = txn.end().map_err(sql)?;
+        transaction.commit().map_err(sql)?;
+        Ok(effects)
+    }
+}
+
+fn closed(doing: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("{doing} failed: the runtime that it ran on has been shut down"))
+}
+
+/// Somebody's time at work. Dropped before it began (by a runtime that shuts down), it lets the next one in.
+struct Shift {
+    gate: Arc<Gate>,
+    done: bool,
+}
+
+impl Shift {
+    fn work(mut self) {
+        loop {
+            let group = self.gate.next_group();
+            if group.is_empty() {
+                self.done = true;
+                return;
+            }
+            self.gate.serve(group);
+        }
+    }
+}
+
+impl Drop for Shift {
+    fn drop(&mut self) {
+        if !self.done {
+            // Those that wait are dropped, and told by that.
+            let mut waiting = lock(&self.gate.waiting);
+            waiting.at_work = false;
+            let wishes = std::mem::take(&mut waiting.wishes);
+            drop(waiting);
+            drop(wishes);
+        }
+    }
+}

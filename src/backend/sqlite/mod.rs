@@ -1,0 +1,314 @@
+//! The backend **sqlite**: durable jobs in one file, without a server, for many processes of one machine.
+//!
+//! | promise | |
+//! |---|---|
+//! | durable | what was acknowledged survives the end of the process, and by default a power failure ([`Durability`]) |
+//! | order | within a queue: greater priority first, then in the order in which jobs became available; one handed back with [`Release`](crate::Settlement::Release) and no delay keeps its place |
+//! | queues | strictly in the order of the request; without any, the best job of all queues |
+//! | bounds | dead letters and payload sizes, by [`SqliteBuilder`]; jobs, by the disk |
+//! | leases | run out by the system's clock: any live process gives their jobs out again; a late settlement changes nothing |
+//! | poison | a job whose lease runs out in its last attempt goes to the dead letters |
+//! | unique keys | decided in the transaction that takes the job in, so that two producers never both win |
+//! | waking | at once within the process; from another one within [`watch_every`](SqliteBuilder::watch_every) |
+//!
+//! The file must be on a local disk: SQLite's locks do not work over most network file systems. Beside it there are a
+//! `-wal` and a `-shm` file while it is in use; they belong to it.
+//!
+//! `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one.
+
+mod config;
+mod failure;
+mod gate;
+mod schema;
+mod store;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::{Clock, Durability, SqliteBuilder};
+use self::gate::Gate;
+use self::store::{Handed, Time, Txn, moment, time_of};
+use super::Backend;
+use crate::enqueue::{Enqueue, Enqueued, NewJob};
+use crate::error::Error;
+use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
+use crate::job::{JobId, Tag};
+use crate::lease::{Lease, Reclaim, Renew, Renewal};
+use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
+use crate::sync::{Mutex, lock};
+
+/// The scheme of its URL, and its name.
+pub(super) const SCHEME: &str = "sqlite";
+
+/// The longest that anything waits: what is farther off than an instant can hold is as good as never.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// Jobs in a file.
+///
+/// A handle: clones are cheap and share the file's connections, which are closed with the last of them. Nothing runs
+/// in the background: the blocking pool of the runtime that asks does the work.
+///
+/// All verbs must be called within a tokio runtime. Dropping one of their futures does not undo what it has begun; a
+/// fetch that is dropped gives its jobs back, unless the process ends first.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), tidegate::Error> {
+/// use tidegate::backend::sqlite::Sqlite;
+/// use tidegate::{Enqueue, NewJob, Registry, Shutdown, Worker};
+///
+/// let jobs = Sqlite::open("jobs.sqlite")?;
+/// jobs.enqueue(vec![NewJob::new("greet", "Ada")]).await?;
+/// let registry = Registry::new().handle_raw("greet", |_| async {});
+/// Worker::builder(jobs.intake(), registry).build()?.run(Shutdown::new()).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Sqlite(Arc<Shared>);
+
+struct Shared {
+    gate: Arc<Gate>,
+    watcher: Mutex<Connection>,
+    path: PathBuf,
+    lease_ttl: Duration,
+    max_payload_bytes: usize,
+    watch_every: Duration,
+    /// Where tokio's clock and the system's agree, if it is tokio's that counts.
+    anchor: Option<(Instant, SystemTime)>,
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}
+
+impl Sqlite {
+    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there.
+    ///
+    /// # Errors
+    /// As [`SqliteBuilder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::builder(path).open()
+    }
+
+    /// How to open the file with settings of your own.
+    pub fn builder(path: impl AsRef<Path>) -> SqliteBuilder {
+        SqliteBuilder::new(path.as_ref().to_owned())
+    }
+
+    fn from_parts(builder: SqliteBuilder, writer: Connection, watcher: Connection) -> Self {
+        let SqliteBuilder { path, settings, clock, watch_every, .. } = builder;
+        let anchor = (clock == Clock::Tokio).then(|| (Instant::now(), wall_clock()));
+        let (lease_ttl, max_payload_bytes) = (settings.lease_ttl, settings.max_payload_bytes);
+        let gate = Gate::new(writer, settings);
+        let watcher = Mutex::new(watcher);
+        Self(Arc::new(Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, anchor }))
+    }
+
+    /// What a worker needs to take jobs from here.
+    pub fn intake(&self) -> Intake {
+        Intake::fixed(Arc::new(self.clone())).renewed_by_fixed(Arc::new(self.clone()))
+    }
+
+    /// All its verbs.
+    pub fn backend(&self) -> Backend {
+        let this = Arc::new(self.clone());
+        let mut backend = Backend::new(SCHEME, self.intake());
+        backend.enqueue = Some(this.clone());
+        backend.reclaim = Some(this.clone());
+        backend.inspect = Some(this.clone());
+        backend.manage = Some(this);
+        backend
+    }
+
+    fn now(&self) -> Time {
+        time_of(match self.0.anchor {
+            Some((instant, wall)) => wall + instant.elapsed(),
+            None => wall_clock(),
+        })
+    }
+
+    /// When the store's clock will show `time`.
+    fn instant(&self, time: Time, now: Time) -> Instant {
+        let wait = moment(time).duration_since(moment(now)).unwrap_or_default();
+        let start = Instant::now();
+        start.checked_add(wait).unwrap_or_else(|| start + FAR)
+    }
+
+    async fn pass<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        act: impl FnOnce(&mut Txn<'_>, Time) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let now = self.now();
+        self.0.gate.pass(doing, move |txn| act(txn, now), drop).await
+    }
+
+    /// Takes what is there, or says when to look again.
+    async fn look(&self, wanted: FetchRequest) -> Result<(Vec<Delivery>, Instant), Error> {
+        let (sent_at, now) = (Instant::now(), self.now());
+        let this = self.clone();
+        let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
+        let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
+        let (handed, next) = self.0.gate.pass("fetching jobs", act, unheard).await?;
+        let lease = Lease::new(sent_at, self.0.lease_ttl);
+        let deliveries = handed.into_iter().map(|handed| {
+            let (job, attempt, tag) = handed.shared();
+            Delivery { job, attempt, tag, lease: Some(lease) }
+        });
+        Ok((deliveries.collect(), self.instant(next, now)))
+    }
+
+    /// Whoever fetched these has gone: others may have them at once.
+    fn give_back(&self, handed: &[Handed]) {
+        let release =
+            |handed: &Handed| Settled::new(handed.tag, Settlement::Release { after: Duration::ZERO });
+        let settled: Vec<Settled> = handed.iter().map(release).collect();
+        let now = self.now();
+        if !settled.is_empty() {
+            self.0.gate.leave_behind("handing jobs back", move |txn| txn.settle(now, &settled).map(|_| ()));
+        }
+    }
+
+    /// Waits until another process has changed the file.
+    async fn changed_by_others(&self) {
+        let Ok(before) = self.version() else { return std::future::pending().await };
+        loop {
+            sleep(self.0.watch_every).await;
+            // If it can't be read, whoever looks next says why.
+            if self.version().ok() != Some(before) {
+                return;
+            }
+        }
+    }
+
+    /// A number that changes when another connection commits: as SQLite has it in memory, a look of microseconds.
+    fn version(&self) -> rusqlite::Result<i64> {
+        lock(&self.0.watcher).prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+    }
+
+    /// What can be refused without looking at the store.
+    fn check(&self, job: &NewJob) -> Result<(), Error> {
+        job.validate()?;
+        let (size, limit) = (job.payload.len(), self.0.max_payload_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        let kind = &job.kind;
+        Err(Error::invalid(format!(
+            "the payload of a job of kind {kind:?} has {size} bytes: at most {limit} are allowed"
+        )))
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge, where the clock is read: the store is told the time"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+#[async_trait]
+impl Source for Sqlite {
+    /// # Cancel safety
+    /// Dropped while it takes jobs, it gives them back; the attempt is not counted.
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        if stop.is_cancelled() {
+            return Ok(Vec::new());
+        }
+        let start = Instant::now();
+        let deadline = start.checked_add(wanted.wait).unwrap_or_else(|| start + FAR);
+        let mut changed = pin!(self.changed_by_others());
+        loop {
+            // Listening begins before the look: what comes in between is heard.
+            let mut bell = pin!(self.0.gate.bell.notified());
+            bell.as_mut().enable();
+            let (taken, next) = self.look(wanted.clone()).await?;
+            if !taken.is_empty() || Instant::now() >= deadline {
+                return Ok(taken);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Vec::new()),
+                () = bell => {}
+                () = &mut changed => changed.set(self.changed_by_others()),
+                () = sleep_until(next.min(deadline)) => {}
+            }
+        }
+    }
+
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        let settled = settled.to_vec();
+        self.pass("settling jobs", move |txn, now| txn.settle(now, &settled)).await
+    }
+}
+
+#[async_trait]
+impl Renew for Sqlite {
+    async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
+        let tags = tags.to_vec();
+        self.pass("renewing leases", move |txn, now| txn.renew(now, &tags)).await
+    }
+}
+
+/// Leases run out by themselves, with the next call of any verb; this is for rescuers that want to know how many it
+/// was.
+#[async_trait]
+impl Reclaim for Sqlite {
+    async fn reclaim(&self, max: usize) -> Result<usize, Error> {
+        self.pass("taking back jobs", move |txn, now| txn.reclaim(now, max)).await
+    }
+}
+
+#[async_trait]
+impl Enqueue for Sqlite {
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
+        jobs.iter().try_for_each(|job| self.check(job))?;
+        self.pass("enqueueing jobs", move |txn, now| txn.enqueue(now, &jobs)).await
+    }
+}
+
+#[async_trait]
+impl Inspect for Sqlite {
+    async fn counts(&self) -> Result<Counts, Error> {
+        self.pass("counting jobs", |txn, now| txn.counts(now)).await
+    }
+
+    async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {
+        let id = id.clone();
+        self.pass("looking for a job", move |txn, now| txn.find(now, &id)).await
+    }
+
+    async fn list(&self, state: JobState, max: usize) -> Result<Vec<StoredJob>, Error> {
+        self.pass("listing jobs", move |txn, now| txn.list(now, state, max)).await
+    }
+}
+
+#[async_trait]
+impl Manage for Sqlite {
+    async fn cancel(&self, id: &JobId) -> Result<bool, Error> {
+        let id = id.clone();
+        self.pass("cancelling a job", move |txn, now| txn.cancel(now, &id)).await
+    }
+
+    /// A dead job whose unique key another job has taken meanwhile stays dead: `false`.
+    async fn requeue(&self, id: &JobId) -> Result<bool, Error> {
+        let id = id.clone();
+        self.pass("requeueing a job", move |txn, now| txn.requeue(now, &id)).await
+    }
+
+    async fn delete(&self, id: &JobId) -> Result<bool, Error> {
+        let id = id.clone();
+        self.pass("deleting a job", move |txn, now| txn.delete(now, &id)).await
+    }
+}

@@ -1,0 +1,259 @@
+//! What goes out, and what becomes of it: hand-over, settlement, renewal.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{JOB, LEASED, STAND, Stand, Time, Txn, job, nanoseconds, stand};
+use crate::job::{Job, Kind, Queue, Tag};
+use crate::lease::Renewal;
+use crate::source::{FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
+
+/// A job that was handed over.
+pub(in super::super) struct Handed {
+    pub(in super::super) job: Job,
+    pub(in super::super) attempt: u32,
+    pub(in super::super) tag: Tag,
+}
+
+/// The first of a lane: jobs of one queue, kind and rank.
+#[derive(Clone, Debug)]
+struct Head {
+    queue: Queue,
+    kind: Kind,
+    rank: i64,
+    ord: i64,
+}
+
+impl Txn<'_> {
+    /// Hands out what is wanted of what is ready. If that is nothing, also says when to look again.
+    pub(in super::super) fn fetch(
+        &mut self,
+        now: Time,
+        wanted: &FetchRequest,
+    ) -> rusqlite::Result<(Vec<Handed>, Time)> {
+        self.advance(now)?;
+        let mut haul = Haul { room: wanted.max.get(), quotas: wanted.quotas.clone(), taken: Vec::new() };
+        if wanted.queues.is_empty() {
+            self.fetch_from(None, &mut haul, now)?;
+        }
+        for queue in &wanted.queues {
+            self.fetch_from(Some(queue), &mut haul, now)?;
+        }
+        let next = if haul.taken.is_empty() { self.next_event(now)? } else { now };
+        Ok((haul.taken, next))
+    }
+
+    /// Takes what is wanted from one queue, or from all: always from the lane with the best head, as long as it has.
+    fn fetch_from(&mut self, queue: Option<&Queue>, haul: &mut Haul, now: Time) -> rusqlite::Result<()> {
+        if haul.room == 0 {
+            return Ok(());
+        }
+        let mut heads = self.heads(queue)?;
+        loop {
+            heads.retain(|head| haul.left(&head.kind) > 0);
+            let best = (0..heads.len()).min_by_key(|at| (heads[*at].rank, heads[*at].ord));
+            let Some(best) = best.filter(|_| haul.room > 0) else { return Ok(()) };
+            let head = heads.swap_remove(best);
+            // From here on another lane of the same rank comes in between.
+            let rivals = heads.iter().filter(|rival| rival.rank == head.rank).map(|rival| rival.ord);
+            let before = rivals.min().unwrap_or(i64::MAX);
+            let max = haul.room.min(haul.left(&head.kind));
+            let taken = self.hand_over(&head, before, max, now)?;
+            haul.count(&head.kind, taken.len());
+            haul.taken.extend(taken);
+            heads.extend(self.head_of(&head)?);
+        }
+    }
+
+    /// The heads of all lanes, or of those of one queue. As many steps as there are lanes, however many jobs.
+    fn heads(&self, queue: Option<&Queue>) -> rusqlite::Result<Vec<Head>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT queue, kind, rank, ord FROM jobs
+             WHERE state = 0 AND (queue, kind, rank) > (?1, ?2, ?3) ORDER BY queue, kind, rank, ord LIMIT 1",
+        )?;
+        let mut heads: Vec<Head> = Vec::new();
+        // No name is empty, so this comes before all.
+        let mut after = (queue.map_or("", Queue::as_str).to_owned(), String::new(), i64::MIN);
+        loop {
+            let head = statement
+                .query_row(params![after.0, after.1, after.2], |row| {
+                    Ok(Head {
+                        queue: Queue::new(row.get_ref(0)?.as_str()?),
+                        kind: Kind::new(row.get_ref(1)?.as_str()?),
+                        rank: row.get(2)?,
+                        ord: row.get(3)?,
+                    })
+                })
+                .optional()?;
+            let Some(head) = head.filter(|head| queue.is_none_or(|queue| head.queue == *queue)) else {
+                return Ok(heads);
+            };
+            after = (head.queue.as_str().to_owned(), head.kind.as_str().to_owned(), head.rank);
+            heads.push(head);
+        }
+    }
+
+    /// The head that a lane has now.
+    fn head_of(&self, lane: &Head) -> rusqlite::Result<Option<Head>> {
+        self.connection
+            .prepare_cached(
+                "SELECT ord FROM jobs WHERE state = 0 AND queue = ?1 AND kind = ?2 AND rank = ?3 ORDER BY ord LIMIT 1",
+            )?
+            .query_row(params![lane.queue.as_str(), lane.kind.as_str(), lane.rank], |row| {
+                Ok(Head { ord: row.get(0)?, ..lane.clone() })
+            })
+            .optional()
+    }
+
+    /// Hands over the first jobs of a lane, up to one with this order. Jobs of one hand-over share a token: it tells
+    /// this hand-over of a job from all others of the same job.
+    fn hand_over(
+        &mut self,
+        lane: &Head,
+        before: i64,
+        max: usize,
+        now: Time,
+    ) -> rusqlite::Result<Vec<Handed>> {
+        let token = self.next_seq();
+        let until = now.saturating_add(nanoseconds(self.settings.lease_ttl));
+        let sql = format!(
+            "UPDATE jobs SET state = 2, due = ?1, token = ?2, entered = ?2, since = ?3, attempts = attempts + 1,
+                 cancelled = 0
+             WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND queue = ?4 AND kind = ?5 AND rank = ?6 AND ord < ?7
+                 ORDER BY ord LIMIT ?8)
+             RETURNING {JOB}, attempts, ord, unique_key, window"
+        );
+        let mut handed = {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let (queue, kind) = (lane.queue.as_str(), lane.kind.as_str());
+            let rows = statement.query_map(
+                params![
+                    until,
+                    token,
+                    now,
+                    queue,
+                    kind,
+                    lane.rank,
+                    before,
+                    i64::try_from(max).unwrap_or(i64::MAX)
+                ],
+                |row| {
+                    let key = row.get::<_, i64>(0)?;
+                    let tag = Tag { session: 0, key: key.unsigned_abs(), token: token.unsigned_abs() };
+                    let queued: bool = row.get::<_, Option<i64>>(11)? == Some(super::Span::Queued as i64);
+                    let handed = Handed { job: job(row)?, attempt: row.get(8)?, tag };
+                    Ok((row.get::<_, i64>(9)?, handed, queued))
+                },
+            )?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()?
+        };
+        handed.sort_by_key(|(ord, ..)| *ord);
+        for (_, handed, queued) in &handed {
+            if *queued && let Some(stand) = self.stand(handed.tag.key.cast_signed())? {
+                self.free_key(&stand)?;
+            }
+        }
+        Ok(handed.into_iter().map(|(_, handed, _)| handed).collect())
+    }
+
+    /// Applies all settlements. One that does not match a lease which still runs changes nothing.
+    pub(in super::super) fn settle(&mut self, now: Time, settled: &[Settled]) -> rusqlite::Result<Stale> {
+        self.advance(now)?;
+        let mut stale = Vec::new();
+        for one in settled {
+            match self.leased(one.tag)? {
+                Some(job) => self.settle_one(&job, one, now)?,
+                None => stale.push(one.tag),
+            }
+        }
+        Ok(Stale(stale))
+    }
+
+    /// The job of a delivery that may still be settled.
+    fn leased(&self, tag: Tag) -> rusqlite::Result<Option<Stand>> {
+        if tag.session != 0 {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {STAND} FROM jobs WHERE id = ?1 AND state = ?2 AND token = ?3");
+        self.connection
+            .prepare_cached(&sql)?
+            .query_row(params![tag.key.cast_signed(), LEASED, tag.token.cast_signed()], stand)
+            .optional()
+    }
+
+    fn settle_one(&mut self, job: &Stand, settled: &Settled, now: Time) -> rusqlite::Result<()> {
+        if settled.settlement == Settlement::Ack {
+            self.counters.done += 1;
+            return self.remove(job);
+        }
+        if let Some(reason) = &settled.reason {
+            self.connection
+                .prepare_cached("UPDATE jobs SET last_error = ?2 WHERE id = ?1")?
+                .execute(params![job.id, truncate(reason, MAX_REASON_BYTES)])?;
+        }
+        if let Settlement::Release { .. } = settled.settlement {
+            self.connection
+                .prepare_cached("UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE id = ?1")?
+                .execute([job.id])?;
+        }
+        match settled.settlement {
+            _ if job.cancelled => self.bury(job, Some("cancelled"), now),
+            Settlement::Retry { after } => {
+                let ord = self.next_seq();
+                self.wait_again(job, after, ord, now)
+            }
+            Settlement::Release { after } => self.wait_again(job, after, job.ord, now),
+            Settlement::Ack | Settlement::Reject => self.bury(job, None, now),
+        }
+    }
+
+    /// Renews the leases that still run; the answers are in the order of the tags.
+    pub(in super::super) fn renew(&mut self, now: Time, tags: &[Tag]) -> rusqlite::Result<Vec<Renewal>> {
+        self.advance(now)?;
+        let until = now.saturating_add(nanoseconds(self.settings.lease_ttl));
+        tags.iter()
+            .map(|tag| {
+                let Some(job) = self.leased(*tag)? else { return Ok(Renewal::Lost) };
+                self.connection
+                    .prepare_cached("UPDATE jobs SET due = ?2 WHERE id = ?1")?
+                    .execute(params![job.id, until])?;
+                Ok(if job.cancelled { Renewal::CancelRequested } else { Renewal::Kept })
+            })
+            .collect()
+    }
+
+    /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
+    pub(in super::super) fn reclaim(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
+        self.ripen(now)?;
+        self.lapse(now, max)
+    }
+}
+
+/// What one fetch has taken so far.
+struct Haul {
+    room: usize,
+    /// What is left of each kind that is limited.
+    quotas: Vec<(Kind, usize)>,
+    taken: Vec<Handed>,
+}
+
+impl Haul {
+    fn left(&self, kind: &Kind) -> usize {
+        self.quotas.iter().find(|(limited, _)| limited == kind).map_or(usize::MAX, |(_, left)| *left)
+    }
+
+    fn count(&mut self, kind: &Kind, taken: usize) {
+        self.room -= taken;
+        if let Some((_, left)) = self.quotas.iter_mut().find(|(limited, _)| limited == kind) {
+            *left -= taken;
+        }
+    }
+}
+
+impl Handed {
+    /// What was to be done, as many may hold it.
+    pub(in super::super) fn shared(self) -> (Arc<Job>, u32, Tag) {
+        (Arc::new(self.job), self.attempt, self.tag)
+    }
+}

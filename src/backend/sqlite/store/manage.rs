@@ -1,0 +1,112 @@
+//! What a person asks and does: counts, views, cancel, requeue, delete.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{DEAD, DELAYED, JOB, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number};
+use crate::inspect::{Counts, JobState, StoredJob};
+use crate::job::JobId;
+
+impl Txn<'_> {
+    pub(in super::super) fn counts(&mut self, now: Time) -> rusqlite::Result<Counts> {
+        self.advance(now)?;
+        let count = |state: i64| {
+            // The number is part of the text, so that the index of that state is used.
+            self.connection
+                .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE state = {state}"))?
+                .query_row([], |row| row.get(0).map(i64::unsigned_abs))
+        };
+        Ok(Counts {
+            ready: count(READY)?,
+            delayed: count(DELAYED)?,
+            leased: count(LEASED)?,
+            dead: count(DEAD)?,
+            done: self.counters.done.unsigned_abs(),
+        })
+    }
+
+    /// One job as it stands.
+    pub(in super::super) fn find(&mut self, now: Time, id: &JobId) -> rusqlite::Result<Option<StoredJob>> {
+        self.advance(now)?;
+        let Some(id) = number(id) else { return Ok(None) };
+        let sql = format!("SELECT {JOB}, state, attempts, since, last_error FROM jobs WHERE id = ?1");
+        self.connection.prepare_cached(&sql)?.query_row([id], stored).optional()
+    }
+
+    /// At most `max` jobs in a state, those that have been in it longest first.
+    pub(in super::super) fn list(
+        &mut self,
+        now: Time,
+        state: JobState,
+        max: usize,
+    ) -> rusqlite::Result<Vec<StoredJob>> {
+        self.advance(now)?;
+        let sql = format!(
+            "SELECT {JOB}, state, attempts, since, last_error FROM jobs WHERE state = {} ORDER BY entered, ord LIMIT ?1",
+            state_number(state)
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([i64::try_from(max).unwrap_or(i64::MAX)], stored)?;
+        rows.collect()
+    }
+
+    /// Cancels a job that waits, or marks one that runs.
+    pub(in super::super) fn cancel(&mut self, now: Time, id: &JobId) -> rusqlite::Result<bool> {
+        self.advance(now)?;
+        let Some(id) = number(id) else { return Ok(false) };
+        let Some(job) = self.stand(id)? else { return Ok(false) };
+        match job.state {
+            DEAD => return Ok(false),
+            LEASED => {
+                self.connection
+                    .prepare_cached("UPDATE jobs SET cancelled = 1 WHERE id = ?1")?
+                    .execute([id])?;
+            }
+            _ => self.bury(&job, Some("cancelled"), now)?,
+        }
+        Ok(true)
+    }
+
+    /// Makes a dead or delayed job ready, unless it is dead and another job has taken its unique key.
+    pub(in super::super) fn requeue(&mut self, now: Time, id: &JobId) -> rusqlite::Result<bool> {
+        self.advance(now)?;
+        self.expire_keys(now)?;
+        let Some(id) = number(id) else { return Ok(false) };
+        let Some(job) = self.stand(id)? else { return Ok(false) };
+        match job.state {
+            READY | LEASED => return Ok(false),
+            DEAD => {
+                if let Some((key, span)) = &job.unique
+                    && *span != super::Span::Period
+                    && self.holder(&job.kind, key)?.is_some()
+                {
+                    return Ok(false);
+                }
+                self.connection
+                    .prepare_cached("UPDATE jobs SET attempts = 0, lapses = 0 WHERE id = ?1")?
+                    .execute(params![id])?;
+            }
+            _ => {}
+        }
+        self.make_ready(id, now)?;
+        Ok(true)
+    }
+
+    /// Deletes a job that is not with a worker.
+    pub(in super::super) fn delete(&mut self, now: Time, id: &JobId) -> rusqlite::Result<bool> {
+        self.advance(now)?;
+        let Some(id) = number(id) else { return Ok(false) };
+        match self.stand(id)? {
+            Some(job) if job.state != LEASED => self.remove(&job).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
+    let mut stored =
+        StoredJob::new(Arc::new(job(row)?), state(row.get(8)?), row.get(9)?, moment(row.get(10)?));
+    stored.last_error = shared(row.get(11)?);
+    Ok(stored)
+}

@@ -1,0 +1,395 @@
+//! The jobs in the file: what each operation does, inside a transaction that somebody else begins and commits.
+//!
+//! No clock and no lock: time is an argument, in nanoseconds since 1970. The rules are those of the memory backend,
+//! and the same tests hold both to them. Invariants:
+//!
+//! 1. A row's state, `due` and order are changed together, by the few statements here.
+//! 2. `seq` only grows, and whoever takes a number from it has it alone: ids, order and tokens come from there. So
+//!    an old tag can't match, even if its job is still there (P5).
+//! 3. Every operation first lets time have its effect ([`Txn::advance`]).
+
+mod admit;
+mod deliver;
+mod manage;
+mod unique;
+
+pub(super) use deliver::Handed;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::config::Settings;
+use crate::enqueue::Window;
+use crate::inspect::JobState;
+use crate::job::{Job, JobId, Kind, Queue};
+
+/// How many delayed jobs or lapsed leases one transaction moves: the rest is left to the next.
+const MAX_MOVED: u32 = 1_000;
+
+/// Nanoseconds since 1970; until the year 2262.
+pub(super) type Time = i64;
+
+pub(super) fn time_of(moment: SystemTime) -> Time {
+    match moment.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => nanoseconds(since),
+        Err(before) => -nanoseconds(before.duration()),
+    }
+}
+
+pub(super) fn moment(time: Time) -> SystemTime {
+    let distance = Duration::from_nanos(time.unsigned_abs());
+    let epoch = SystemTime::UNIX_EPOCH;
+    if time < 0 { epoch - distance } else { epoch + distance }
+}
+
+/// What is longer than 292 years is as good as never.
+pub(super) fn nanoseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// What a transaction did that concerns others than its callers.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Something has become ready.
+    pub(super) ready: bool,
+    /// Something is due before all that was delayed so far.
+    pub(super) sooner: bool,
+    /// So many dead letters had to go to make room.
+    pub(super) dropped_dead: u64,
+}
+
+/// A transaction on the file.
+pub(super) struct Txn<'a> {
+    connection: &'a Connection,
+    settings: &'a Settings,
+    counters: Counters,
+    /// As they were before the part that may be undone.
+    saved: Counters,
+    stored: Counters,
+    effects: Effects,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counters {
+    seq: i64,
+    done: i64,
+    dropped_dead: i64,
+}
+
+/// What a job needs to be moved from one state to the next.
+struct Stand {
+    id: i64,
+    state: i64,
+    kind: Kind,
+    ord: i64,
+    unique: Option<(String, Span)>,
+    attempts: u32,
+    lapses: u32,
+    cancelled: bool,
+    max_attempts: Option<u32>,
+}
+
+/// For how long a unique key is held; a period's end stands with the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Span {
+    Queued = 0,
+    Done = 1,
+    Period = 2,
+}
+
+impl Span {
+    fn of(window: Window) -> Self {
+        match window {
+            Window::WhileQueued => Self::Queued,
+            Window::UntilDone => Self::Done,
+            Window::For(_) => Self::Period,
+        }
+    }
+
+    fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Queued,
+            1 => Self::Done,
+            _ => Self::Period,
+        }
+    }
+}
+
+const READY: i64 = 0;
+const DELAYED: i64 = 1;
+const LEASED: i64 = 2;
+const DEAD: i64 = 3;
+
+const STAND: &str = "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts";
+
+fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
+    let key: Option<String> = row.get(4)?;
+    let window: Option<i64> = row.get(5)?;
+    Ok(Stand {
+        id: row.get(0)?,
+        state: row.get(1)?,
+        kind: Kind::new(row.get_ref(2)?.as_str()?),
+        ord: row.get(3)?,
+        unique: key.zip(window.map(Span::from_number)),
+        attempts: row.get(6)?,
+        lapses: row.get(7)?,
+        cancelled: row.get(8)?,
+        max_attempts: row.get(9)?,
+    })
+}
+
+const JOB: &str = "id, kind, queue, payload, rank, enqueued_at, max_attempts, timeout";
+
+fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+    let payload: Vec<u8> = row.get(3)?;
+    let rank: i64 = row.get(4)?;
+    let timeout: Option<i64> = row.get(7)?;
+    let mut job = Job::new(
+        job_id(row.get(0)?),
+        Kind::new(row.get_ref(1)?.as_str()?),
+        payload.into(),
+        moment(row.get(5)?),
+    );
+    job.queue = Queue::new(row.get_ref(2)?.as_str()?);
+    job.priority = i16::try_from(-rank).unwrap_or_default();
+    job.max_attempts = row.get(6)?;
+    job.timeout = timeout.map(|time| Duration::from_nanos(time.unsigned_abs()));
+    Ok(job)
+}
+
+fn job_id(number: i64) -> JobId {
+    JobId::new(number.to_string())
+}
+
+/// The number in an id, if it is one of ours.
+fn number(id: &JobId) -> Option<i64> {
+    let number = id.as_str().parse().ok()?;
+    (job_id(number) == *id).then_some(number)
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn begin(connection: &'a Connection, settings: &'a Settings) -> rusqlite::Result<Self> {
+        let counters = connection
+            .prepare_cached("SELECT seq, done, dropped_dead FROM counters")?
+            .query_row([], |row| {
+                Ok(Counters { seq: row.get(0)?, done: row.get(1)?, dropped_dead: row.get(2)? })
+            })?;
+        let effects = Effects::default();
+        Ok(Self { connection, settings, counters, saved: counters, stored: counters, effects })
+    }
+
+    /// What follows can be undone by itself.
+    pub(super) fn save(&mut self) -> rusqlite::Result<()> {
+        self.saved = self.counters;
+        self.run("SAVEPOINT part")
+    }
+
+    pub(super) fn keep(&mut self) -> rusqlite::Result<()> {
+        self.run("RELEASE part")
+    }
+
+    /// Its effects are rung out all the same: whoever hears finds nothing.
+    pub(super) fn undo(&mut self) -> rusqlite::Result<()> {
+        self.counters = self.saved;
+        self.run("ROLLBACK TO part")?;
+        self.run("RELEASE part")
+    }
+
+    /// Before the commit.
+    pub(super) fn end(self) -> rusqlite::Result<Effects> {
+        if self.counters != self.stored {
+            let Counters { seq, done, dropped_dead } = self.counters;
+            self.connection
+                .prepare_cached("UPDATE counters SET seq = ?1, done = ?2, dropped_dead = ?3")?
+                .execute(params![seq, done, dropped_dead])?;
+        }
+        Ok(self.effects)
+    }
+
+    fn run(&self, statement: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
+
+    fn next_seq(&mut self) -> i64 {
+        self.counters.seq += 1;
+        self.counters.seq
+    }
+
+    // ---- time ----
+
+    /// Lets time have its effect up to `now`.
+    fn advance(&mut self, now: Time) -> rusqlite::Result<()> {
+        self.ripen(now)?;
+        self.lapse(now, usize::MAX).map(|_| ())
+    }
+
+    /// Delayed jobs whose time has come are ready, behind those that are, in the order of their times.
+    fn ripen(&mut self, now: Time) -> rusqlite::Result<()> {
+        let due = {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT id FROM jobs WHERE state = 1 AND due <= ?1 ORDER BY due, ord LIMIT ?2",
+            )?;
+            let ids = statement.query_map(params![now, MAX_MOVED], |row| row.get(0))?;
+            ids.collect::<rusqlite::Result<Vec<i64>>>()?
+        };
+        for id in due {
+            self.make_ready(id, now)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
+    pub(super) fn lapse(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
+        let lapsed = {
+            let sql =
+                format!("SELECT {STAND} FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due, id LIMIT ?2");
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let rows = statement
+                .query_map(params![now, u32::try_from(max).unwrap_or(u32::MAX).min(MAX_MOVED)], stand)?;
+            rows.collect::<rusqlite::Result<Vec<Stand>>>()?
+        };
+        for job in &lapsed {
+            self.lapse_one(job, now)?;
+        }
+        Ok(lapsed.len())
+    }
+
+    /// The attempt was counted when the job was handed over, so that one which kills its workers comes to an end too.
+    fn lapse_one(&mut self, job: &Stand, now: Time) -> rusqlite::Result<()> {
+        let lapses = job.lapses.saturating_add(1);
+        let most = job.max_attempts.unwrap_or(self.settings.crash_limit);
+        self.connection
+            .prepare_cached("UPDATE jobs SET lapses = ?2, last_error = ?3 WHERE id = ?1")?
+            .execute(params![job.id, lapses, "its lease ran out: the worker died, or lost touch"])?;
+        if job.cancelled {
+            self.bury(job, Some("cancelled"), now)
+        } else if job.attempts >= most {
+            let attempts = job.attempts;
+            let reason = format!(
+                "lease expired {lapses} times, the last time in attempt {attempts} of at most {most}"
+            );
+            self.bury(job, Some(&reason), now)
+        } else {
+            self.wait_again(job, Duration::ZERO, job.ord, now)
+        }
+    }
+
+    /// When time will have an effect next. Never later than a lease's time from `now`: one that is granted meanwhile
+    /// can't end sooner than that, so who sleeps until then need not be told of it.
+    pub(super) fn next_event(&self, now: Time) -> rusqlite::Result<Time> {
+        let next = |sql: &str| -> rusqlite::Result<Option<Time>> {
+            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()
+        };
+        let delayed = next("SELECT due FROM jobs WHERE state = 1 ORDER BY due LIMIT 1")?;
+        let leased = next("SELECT due FROM jobs WHERE state = 2 ORDER BY due LIMIT 1")?;
+        let lease = now.saturating_add(nanoseconds(self.settings.lease_ttl));
+        Ok([delayed, leased].into_iter().flatten().fold(lease, Time::min))
+    }
+
+    // ---- from one state to the next ----
+
+    fn stand(&self, id: i64) -> rusqlite::Result<Option<Stand>> {
+        let sql = format!("SELECT {STAND} FROM jobs WHERE id = ?1");
+        self.connection.prepare_cached(&sql)?.query_row([id], stand).optional()
+    }
+
+    /// A job waits once more from now on, and takes its unique key again.
+    fn wait_again(&mut self, job: &Stand, wait: Duration, ord: i64, now: Time) -> rusqlite::Result<()> {
+        self.claim_again(job)?;
+        let (state, due) = self.line_up(wait, now)?;
+        let entered = self.next_seq();
+        self.connection
+            .prepare_cached(
+                "UPDATE jobs SET state = ?2, due = ?3, ord = ?4, entered = ?5, since = ?6, cancelled = 0 WHERE id = ?1",
+            )?
+            .execute(params![job.id, state, due, ord, entered, now])?;
+        Ok(())
+    }
+
+    /// The state of a job that waits for so long, and when it is due. Its row must follow.
+    fn line_up(&mut self, wait: Duration, now: Time) -> rusqlite::Result<(i64, Time)> {
+        if wait.is_zero() {
+            self.effects.ready = true;
+            return Ok((READY, 0));
+        }
+        let due = now.saturating_add(nanoseconds(wait));
+        if !self.effects.sooner {
+            let first: Option<Time> = self
+                .connection
+                .prepare_cached("SELECT due FROM jobs WHERE state = 1 ORDER BY due LIMIT 1")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            self.effects.sooner = first.is_none_or(|first| due < first);
+        }
+        Ok((DELAYED, due))
+    }
+
+    /// A delayed or dead job is ready now, behind those that are.
+    fn make_ready(&mut self, id: i64, now: Time) -> rusqlite::Result<()> {
+        let Some(job) = self.stand(id)? else { return Ok(()) };
+        let ord = self.next_seq();
+        self.wait_again(&job, Duration::ZERO, ord, now)
+    }
+
+    /// To the dead letters; the oldest of these makes room.
+    fn bury(&mut self, job: &Stand, reason: Option<&str>, now: Time) -> rusqlite::Result<()> {
+        self.free_key(job)?;
+        let entered = self.next_seq();
+        self.connection
+            .prepare_cached(
+                "UPDATE jobs SET state = 3, due = 0, entered = ?2, since = ?3, last_error = coalesce(?4, last_error)
+                 WHERE id = ?1",
+            )?
+            .execute(params![job.id, entered, now, reason])?;
+        self.drop_old_dead()
+    }
+
+    fn drop_old_dead(&mut self) -> rusqlite::Result<()> {
+        let beyond: Option<i64> = self
+            .connection
+            .prepare_cached(
+                "SELECT entered FROM jobs WHERE state = 3 ORDER BY entered DESC LIMIT 1 OFFSET ?1",
+            )?
+            .query_row([i64::try_from(self.settings.max_dead).unwrap_or(i64::MAX)], |row| row.get(0))
+            .optional()?;
+        if let Some(beyond) = beyond {
+            let dropped = self
+                .connection
+                .prepare_cached("DELETE FROM jobs WHERE state = 3 AND entered <= ?1")?
+                .execute([beyond])?;
+            self.counters.dropped_dead += dropped as i64;
+            self.effects.dropped_dead += dropped as u64;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, job: &Stand) -> rusqlite::Result<()> {
+        self.free_key(job)?;
+        self.connection.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job.id]).map(|_| ())
+    }
+}
+
+fn state_number(state: JobState) -> i64 {
+    match state {
+        JobState::Ready => READY,
+        JobState::Delayed => DELAYED,
+        JobState::Leased => LEASED,
+        JobState::Dead => DEAD,
+    }
+}
+
+fn state(number: i64) -> JobState {
+    match number {
+        READY => JobState::Ready,
+        DELAYED => JobState::Delayed,
+        LEASED => JobState::Leased,
+        _ => JobState::Dead,
+    }
+}
+
+/// A text that several may hold.
+fn shared(text: Option<String>) -> Option<Arc<str>> {
+    text.map(Arc::from)
+}
