@@ -11,6 +11,7 @@
 //! 2. An answer is given after the commit of what it answers, or says that it was not committed.
 //! 3. What fails of one leaves no trace, and the others of its transaction unharmed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -28,7 +29,7 @@ const MAX_GROUP: usize = 256;
 
 pub(super) struct Gate {
     waiting: Mutex<Waiting>,
-    connection: Mutex<Connection>,
+    pub(super) connection: Mutex<Connection>,
     settings: Settings,
     /// Rung when something has become ready, or is due sooner than all before.
     pub(super) bell: Notify,
@@ -84,7 +85,7 @@ impl Gate {
     ) -> Result<T, Error> {
         let (tell, told) = oneshot::channel();
         let wish: Wish = Box::new(move |txn| {
-            let done = txn.map(|txn| act(txn).map_err(|error| Fate::of(doing, error)));
+            let done = txn.map(|txn| contained(doing, || act(txn)));
             let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();
             let answer: Answer = Box::new(move |fate| {
                 let answer = match (done, fate) {
@@ -110,7 +111,7 @@ impl Gate {
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<()> + Send + 'static,
     ) {
         let wish: Wish = Box::new(move |txn| {
-            let failed = txn.and_then(|txn| act(txn).err()).map(|error| Fate::of(doing, error));
+            let failed = txn.and_then(|txn| contained(doing, || act(txn)).err());
             let error = failed.as_ref().map(|fate| fate.text.clone());
             let answer: Answer = Box::new(move |fate| {
                 if let Some(error) = error.or_else(|| fate.map(|fate| fate.text.clone())) {
@@ -127,7 +128,7 @@ impl Gate {
         waiting.wishes.push(wish);
         if !std::mem::replace(&mut waiting.at_work, true) {
             drop(waiting);
-            let shift = Shift { gate: self.clone(), done: false };
+            let shift = Shift::of(self);
             drop(Handle::current().spawn_blocking(move || shift.work()));
         }
     }
@@ -197,22 +198,49 @@ impl Gate {
     }
 }
 
-fn closed(doing: &str) -> Error {
-    Error::new(ErrorKind::Closed, format!("{doing} failed: the runtime that it ran on has been shut down"))
+/// A panic in the middle of one is no reason to leave all the others without an answer.
+fn contained<T>(doing: &str, act: impl FnOnce() -> rusqlite::Result<T>) -> Result<T, Fate> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(done) => done.map_err(|error| Fate::of(doing, error)),
+        Err(_) => Err(Fate { kind: ErrorKind::Internal, text: format!("{doing} panicked") }),
+    }
 }
 
-/// Somebody's time at work. Dropped before it began (by a runtime that shuts down), it lets the next one in.
+fn closed(doing: &str) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("{doing} failed: whoever was to do it panicked, or got no thread"),
+    )
+}
+
+/// Somebody's time at work.
 struct Shift {
     gate: Arc<Gate>,
-    done: bool,
+    /// What is to be done if it ends in the middle.
+    unfinished: Unfinished,
+}
+
+enum Unfinished {
+    /// Nothing: it has ended.
+    Ended,
+    /// It never began: its runtime is shutting down. What was left at the gate may be of others, whose runtime goes
+    /// on, so a thread of its own does it, which ends with that.
+    Thread,
+    /// What was left is dropped, and those who wait for it are told by that.
+    Drop,
 }
 
 impl Shift {
+    fn of(gate: &Arc<Gate>) -> Self {
+        Self { gate: gate.clone(), unfinished: Unfinished::Thread }
+    }
+
     fn work(mut self) {
+        self.unfinished = Unfinished::Drop; // from here on it ends early only if something panics
         loop {
             let group = self.gate.next_group();
             if group.is_empty() {
-                self.done = true;
+                self.unfinished = Unfinished::Ended;
                 return;
             }
             self.gate.serve(group);
@@ -222,13 +250,22 @@ impl Shift {
 
 impl Drop for Shift {
     fn drop(&mut self) {
-        if !self.done {
-            // Those that wait are dropped, and told by that.
-            let mut waiting = lock(&self.gate.waiting);
-            waiting.at_work = false;
-            let wishes = std::mem::take(&mut waiting.wishes);
-            drop(waiting);
-            drop(wishes);
+        match self.unfinished {
+            Unfinished::Ended => {}
+            Unfinished::Thread => {
+                let shift = Self { gate: self.gate.clone(), unfinished: Unfinished::Drop };
+                // Without a thread the shift is dropped with the closure, and tells those who wait.
+                let _ = std::thread::Builder::new()
+                    .name("tidegate-sqlite".to_owned())
+                    .spawn(move || shift.work());
+            }
+            Unfinished::Drop => {
+                let mut waiting = lock(&self.gate.waiting);
+                waiting.at_work = false;
+                let wishes = std::mem::take(&mut waiting.wishes);
+                drop(waiting);
+                drop(wishes);
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ mod failure;
 mod gate;
 mod schema;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

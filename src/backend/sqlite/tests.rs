@@ -1,0 +1,168 @@
+//! What goes wrong between the store and its file.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::error::ErrorKind;
+
+/// A file in a folder of its own, which goes with it.
+struct File(PathBuf);
+
+impl File {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("tidegate-lib-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the test");
+        Self(folder.join("jobs.sqlite"))
+    }
+
+    fn open(&self) -> Sqlite {
+        let builder = Sqlite::builder(&self.0).durability(Durability::Normal);
+        builder.busy_timeout(Duration::from_millis(50)).open().expect("a file")
+    }
+
+    /// A connection of somebody else's.
+    fn connect(&self) -> Connection {
+        Connection::open(&self.0).expect("a file")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if let Some(folder) = self.0.parent() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+async fn push(jobs: &Sqlite, payload: impl Into<bytes::Bytes>) -> Result<Vec<Enqueued>, Error> {
+    jobs.enqueue(vec![NewJob::new("kind", payload)]).await
+}
+
+async fn ready(jobs: &Sqlite) -> u64 {
+    jobs.counts().await.expect("counted").ready
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_loses_nothing() {
+    let file = File::new();
+    let jobs = file.open();
+    push(&jobs, "small").await.expect("there is room");
+    let limit = |pages: i64| {
+        let connection = lock(&jobs.0.gate.connection);
+        connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("set");
+    };
+    limit(1); // as many as there are
+    let error = push(&jobs, vec![0; 100_000]).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert!(crate::error::Chain(&error).to_string().contains("the disk is full"), "{error}");
+    // Those that shared its transaction are not lost, but told.
+    let (small, large) = tokio::join!(push(&jobs, ""), push(&jobs, vec![0; 100_000]));
+    assert_eq!(large.expect_err("no room").kind(), ErrorKind::Full);
+    let kept = 1 + u64::from(small.is_ok());
+    assert_eq!(ready(&jobs).await, kept);
+    limit(1_000_000);
+    push(&jobs, vec![0; 100_000]).await.expect("there is room again");
+    assert_eq!(ready(&jobs).await, kept + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_fails_leaves_its_neighbours_alone() {
+    let file = File::new();
+    let jobs = file.open();
+    let gate = jobs.0.gate.clone();
+    let held = lock(&gate.connection); // so that all of them share the next transaction
+    let enqueue = |payload: &'static str, fails: bool| {
+        let now = jobs.now();
+        let act = move |txn: &mut Txn<'_>| {
+            txn.enqueue(now, &[NewJob::new("kind", payload)])?;
+            if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
+        };
+        gate.pass("trying", act, drop).boxed()
+    };
+    let mut all = [enqueue("first", false), enqueue("bad", true), enqueue("last", false)];
+    for one in &mut all {
+        assert!(one.now_or_never().is_none(), "it is left at the gate");
+    }
+    drop(held);
+    let mut answers = Vec::new();
+    for one in all {
+        answers.push(one.await.is_ok());
+    }
+    assert_eq!(answers, [true, false, true]);
+    let kept = jobs.list(JobState::Ready, 9).await.expect("listed");
+    let kept: Vec<_> = kept.iter().map(|job| (job.job.id.to_string(), job.job.payload.clone())).collect();
+    assert_eq!(
+        kept,
+        [("1".to_owned(), "first".into()), ("2".to_owned(), "last".into())],
+        "nothing of it is left"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_others_keep_locked_is_said_and_comes_back() {
+    let file = File::new();
+    let jobs = file.open();
+    let other = file.connect();
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let error = push(&jobs, "").await.expect_err("it is locked");
+    assert!(error.is_transient() && !error.is_disconnect(), "{error:?}");
+    assert!(error.to_string().contains("another process has kept the file locked"), "{error}");
+    other.execute_batch("COMMIT").expect("unlocked");
+    push(&jobs, "").await.expect("it is free again");
+    assert_eq!(ready(&jobs).await, 1);
+}
+
+#[test]
+fn a_runtime_that_ends_takes_no_other_with_it() {
+    let file = File::new();
+    let jobs = file.open();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("one");
+    for round in 1..=20 {
+        let (ends, mut tasks) = (runtime(), tokio::task::JoinSet::new());
+        for _ in 0..5 {
+            let jobs = jobs.clone();
+            tasks.spawn_on(async move { push(&jobs, "perhaps").await }, ends.handle());
+        }
+        ends.shutdown_background();
+        // Whoever comes next is served.
+        runtime().block_on(push(&jobs, "surely")).expect("enqueued");
+        let ready = runtime().block_on(ready(&jobs));
+        assert!((round..=6 * round).contains(&ready), "{ready} after {round} rounds");
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_id_of_ours_is_not_found() {
+    let file = File::new();
+    let jobs = file.open();
+    push(&jobs, "").await.expect("enqueued");
+    for text in ["", "0", "01", "+1", " 1", "1 ", "1-1", "-1", "99999999999999999999", "x"] {
+        assert!(jobs.find(&JobId::new(text)).await.expect("asked").is_none(), "{text:?}");
+    }
+    assert!(jobs.find(&JobId::new("1")).await.expect("asked").is_some());
+}
+
+#[test]
+fn times_come_back_as_they_were() {
+    for nanoseconds in [0, 1, -1, 1_700_000_000_123_456_789, i64::MAX, -i64::MAX] {
+        assert_eq!(time_of(moment(nanoseconds)), nanoseconds);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_at_work_is_told_and_locks_nobody_out() {
+    let file = File::new();
+    let jobs = file.open();
+    let gate = jobs.0.gate.clone();
+    let panicked = gate.pass("trying", |_| -> rusqlite::Result<()> { panic!("on purpose") }, drop).await;
+    assert_eq!(panicked.expect_err("it was not done").kind(), ErrorKind::Internal);
+    push(&jobs, "").await.expect("the next is served");
+    assert_eq!(ready(&jobs).await, 1);
+}

@@ -1,0 +1,160 @@
+//! The file: what it keeps, and what is said of one that can't be used.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tidegate::backend::sqlite::{Durability, Sqlite};
+use tidegate::{
+    Enqueue, Enqueued, ErrorKind, FetchRequest, Inspect, JobState, NewJob, Settled, Settlement, Source,
+    Unique,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::Folder;
+
+fn at_once(max: usize) -> FetchRequest {
+    FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), Duration::ZERO)
+}
+
+#[tokio::test]
+async fn everything_is_there_when_the_file_is_opened_again() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    let unique = || NewJob::new("kind", "unique").unique(Unique::until_done("key"));
+    let first;
+    {
+        let jobs = Sqlite::open(&file).expect("a new file");
+        let created = jobs
+            .enqueue(vec![
+                NewJob::new("kind", "taken"),
+                unique(),
+                NewJob::new("kind", vec![0, 255]).delay(Duration::from_secs(3600)).queue("slow").priority(-3),
+            ])
+            .await
+            .expect("enqueued");
+        first = created[1].id().clone();
+        let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+        let reject = Settled::new(taken.tag, Settlement::Reject).because("it makes no sense");
+        assert!(jobs.settle(&[reject]).await.expect("settled").0.is_empty());
+    }
+    let jobs = Sqlite::open(&file).expect("the same file");
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.delayed, counts.dead, counts.done), (1, 1, 1, 0));
+    let dead = jobs.list(JobState::Dead, 9).await.expect("listed").remove(0);
+    assert_eq!((&dead.job.payload[..], dead.attempts), (&b"taken"[..], 1));
+    assert_eq!(dead.last_error.as_deref(), Some("it makes no sense"));
+    let slow = jobs.list(JobState::Delayed, 9).await.expect("listed").remove(0).job;
+    assert_eq!((&slow.payload[..], slow.queue.as_str(), slow.priority), (&[0, 255][..], "slow", -3));
+    assert_eq!(jobs.enqueue(vec![unique()]).await.expect("asked"), [Enqueued::Duplicate(first)]);
+    let more = jobs.enqueue(vec![NewJob::new("kind", "more")]).await.expect("enqueued").remove(0);
+    for state in [JobState::Ready, JobState::Delayed, JobState::Dead] {
+        let ids: Vec<_> =
+            jobs.list(state, 9).await.expect("listed").into_iter().map(|job| job.job.id.clone()).collect();
+        assert_eq!(ids.iter().filter(|id| *id == more.id()).count(), usize::from(state == JobState::Ready));
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_never_used_twice() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let jobs = Sqlite::open(&file).expect("the file");
+        for _ in 0..3 {
+            let created = jobs.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued").remove(0);
+            assert!(ids.insert(created.id().clone()), "{created:?} was there before");
+            let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+            let stale = jobs.settle(&[Settled::new(taken.tag, Settlement::Ack)]).await.expect("settled");
+            assert!(stale.0.is_empty());
+        }
+    }
+}
+
+/// What is wrong with the file, in words that name it and say what to do.
+#[tokio::test]
+async fn a_file_that_can_not_be_used_is_refused_by_name() {
+    let folder = Folder::new();
+    std::fs::write(
+        folder.file("text.sqlite"),
+        "no database at all, but a text of more than a hundred bytes. ".repeat(9),
+    )
+    .expect("written");
+    let bytes = {
+        drop(Sqlite::open(folder.file("ours.sqlite")).expect("a new file"));
+        std::fs::read(folder.file("ours.sqlite")).expect("read")
+    };
+    // The numbers of a database's header: https://sqlite.org/fileformat2.html, section 1.3.
+    let mut newer = bytes.clone();
+    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(folder.file("newer.sqlite"), newer).expect("written");
+    let mut others = bytes;
+    others[68..72].copy_from_slice(&7_u32.to_be_bytes());
+    std::fs::write(folder.file("others.sqlite"), others).expect("written");
+    let cases = [
+        ("text.sqlite", ErrorKind::Decode, "no SQLite database"),
+        ("newer.sqlite", ErrorKind::Unsupported, "made by a newer Tidegate"),
+        ("others.sqlite", ErrorKind::InvalidInput, "some other program"),
+        ("no-folder/jobs.sqlite", ErrorKind::Denied, "the folder must be there"),
+        (".", ErrorKind::Denied, "the folder must be there"),
+    ];
+    for (name, kind, part) in cases {
+        let before = std::fs::read(folder.file(name)).ok();
+        let error = Sqlite::open(folder.file(name)).expect_err(name);
+        let text = error.to_string();
+        assert_eq!(error.kind(), kind, "{name}: {text}");
+        assert!(text.contains(part) && text.contains(&folder.path().display().to_string()), "{name}: {text}");
+        assert_eq!(std::fs::read(folder.file(name)).ok(), before, "{name} was changed");
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused() {
+    let folder = Folder::new();
+    let builder = || Sqlite::builder(folder.file("jobs.sqlite"));
+    let settings = [
+        (builder().lease_ttl(Duration::ZERO), "lease_ttl"),
+        (builder().lease_ttl(Duration::MAX), "lease_ttl"),
+        (builder().crash_limit(0), "crash_limit"),
+        (builder().watch_every(Duration::ZERO), "watch_every"),
+    ];
+    for (builder, name) in settings {
+        let error = builder.open().expect_err(name);
+        assert!(error.is_invalid_input() && error.to_string().contains(name), "{error}");
+    }
+    let jobs = builder().max_payload_bytes(3).durability(Durability::Normal).open().expect("a new file");
+    let error = jobs.enqueue(vec![NewJob::new("kind", "four")]).await.expect_err("too large");
+    assert!(error.is_invalid_input() && error.to_string().contains("has 4 bytes: at most 3"), "{error}");
+    for url in ["sqlite:", "sqlite://relative"] {
+        assert!(tidegate::backend::open(url).expect_err(url).is_invalid_input());
+    }
+}
+
+#[tokio::test]
+async fn a_url_opens_the_file() {
+    let folder = Folder::new();
+    for url in
+        [format!("sqlite:{}", folder.file("a").display()), format!("sqlite://{}", folder.file("a").display())]
+    {
+        let backend = tidegate::backend::open(&url).expect("it opens");
+        backend.enqueue().expect("it can").enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+    }
+    let counts = Sqlite::open(folder.file("a")).expect("it is there").counts().await.expect("counted");
+    assert_eq!(counts.ready, 2);
+}
+
+#[tokio::test]
+async fn the_oldest_dead_letters_make_room() {
+    let folder = Folder::new();
+    let jobs = Sqlite::builder(folder.file("jobs.sqlite")).max_dead(3).open().expect("a new file");
+    jobs.enqueue((0..5).map(|number| NewJob::new("kind", format!("{number}"))).collect())
+        .await
+        .expect("enqueued");
+    for _ in 0..5 {
+        let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+        jobs.settle(&[Settled::new(taken.tag, Settlement::Reject)]).await.expect("settled");
+    }
+    let dead = jobs.list(JobState::Dead, 9).await.expect("listed");
+    let kept: Vec<_> = dead.iter().map(|dead| dead.job.payload.clone()).collect();
+    assert_eq!(kept, ["2", "3", "4"]);
+}

@@ -1,0 +1,71 @@
+//! Two handles on one file, as two processes have them.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tidegate::backend::sqlite::Sqlite;
+use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Settled, Settlement, Source};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Folder;
+
+fn wanted(max: usize, wait: Duration) -> FetchRequest {
+    FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), wait)
+}
+
+#[tokio::test]
+async fn a_waiting_fetch_hears_of_a_job_that_another_handle_enqueued() {
+    let folder = Folder::new();
+    let (here, there) = (
+        Sqlite::open(folder.file("jobs")).expect("a file"),
+        Sqlite::open(folder.file("jobs")).expect("the same"),
+    );
+    let waiting = tokio::spawn(async move {
+        here.fetch(&wanted(1, Duration::from_secs(60)), &CancellationToken::new()).await.expect("fetched")
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await; // so that it waits; if it does not yet, the better
+    there.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+    let enqueued = Instant::now();
+    assert_eq!(waiting.await.expect("no panic").len(), 1);
+    // It looks every 25 ms, and must not wait for its 60 s. How soon it is exactly, a bench says.
+    assert!(enqueued.elapsed() < Duration::from_secs(10));
+}
+
+/// Four handles take and settle at once what others enqueue: each job goes to one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_job_goes_to_one_of_many_handles() {
+    const JOBS: usize = 2_000;
+    let folder = Folder::new();
+    let file = folder.file("jobs");
+    let open = || Sqlite::open(&file).expect("the file");
+    let producer = open();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let jobs = open();
+        tasks.spawn(async move {
+            let mut ids = Vec::new();
+            loop {
+                let taken = jobs.fetch(&wanted(7, Duration::from_secs(2)), &CancellationToken::new()).await;
+                let taken = taken.expect("fetched");
+                if taken.is_empty() {
+                    return ids;
+                }
+                let settled: Vec<_> =
+                    taken.iter().map(|one| Settled::new(one.tag, Settlement::Ack)).collect();
+                assert!(jobs.settle(&settled).await.expect("settled").0.is_empty());
+                ids.extend(taken.iter().map(|one| one.job.id.clone()));
+            }
+        });
+    }
+    for batch in 0..20 {
+        let batch = (0..JOBS / 20).map(|number| NewJob::new("kind", format!("{batch}-{number}")));
+        producer.enqueue(batch.collect()).await.expect("enqueued");
+    }
+    let taken: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(taken.len(), JOBS);
+    assert_eq!(taken.iter().collect::<HashSet<_>>().len(), JOBS, "one went to two");
+    let counts = producer.counts().await.expect("counted");
+    assert_eq!((counts.unfinished(), counts.done), (0, JOBS as u64));
+}
