@@ -7,10 +7,11 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
+use tokio::time::Instant;
 
 use crate::Folder;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Settled, Settlement, Source};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,13 +23,14 @@ async fn a_waiting_fetch_hears_of_a_job_that_another_handle_enqueued() {
         Sqlite::open(folder.file("jobs")).expect("a file"),
         Sqlite::open(folder.file("jobs")).expect("the same"),
     );
-    let waiting = tokio::spawn(async move {
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move {
         here.fetch(&wanted(1, Duration::from_secs(60)), &CancellationToken::new()).await.expect("fetched")
     });
     tokio::time::sleep(Duration::from_millis(100)).await; // so that it waits; if it does not yet, the better
     there.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
     let enqueued = Instant::now();
-    assert_eq!(waiting.await.expect("no panic").len(), 1);
+    assert_eq!(waiting.join_next().await.expect("a task").expect("no panic").len(), 1);
     // It looks every 25 ms, and must not wait for its 60 s. How soon it is exactly, a bench says.
     assert!(enqueued.elapsed() < Duration::from_secs(10));
 }
@@ -41,7 +43,7 @@ async fn every_job_goes_to_one_of_many_handles() {
     let file = folder.file("jobs");
     let open = || Sqlite::open(&file).expect("the file");
     let producer = open();
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..4 {
         let jobs = open();
         tasks.spawn(async move {
@@ -63,7 +65,10 @@ async fn every_job_goes_to_one_of_many_handles() {
         let batch = (0..JOBS / 20).map(|number| NewJob::new("kind", format!("{batch}-{number}")));
         producer.enqueue(batch.collect()).await.expect("enqueued");
     }
-    let taken: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    let mut taken = Vec::new();
+    while let Some(ids) = tasks.join_next().await {
+        taken.extend(ids.expect("no panic"));
+    }
     assert_eq!(taken.len(), JOBS);
     assert_eq!(taken.iter().collect::<HashSet<_>>().len(), JOBS, "one went to two");
     let counts = producer.counts().await.expect("counted");
