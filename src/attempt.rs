@@ -73,26 +73,33 @@ impl Attempt {
     {
         let mut next = Some(self);
         while let Some(Self { run, kind, mut reporter }) = next {
-            if !run.start() {
+            let started = Instant::now();
+            if !run.start(started) {
                 reporter.silent = true; // the loop has settled it, and the place may be another's by now
                 return;
             }
             let span = telemetry::job_span(&run.delivery);
             // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the
             // task small.
-            let (end, run_time) = attempt(run, &start).instrument(span).await;
+            let (end, run_time) = attempt(run, started, &start).instrument(span).await;
             next = reporter.report(end, run_time, kind).await;
         }
     }
 }
 
-async fn attempt<F>(run: Arc<Run>, start: &impl Fn(Context) -> F) -> (End, Duration)
+async fn attempt<F>(run: Arc<Run>, started: Instant, start: &impl Fn(Context) -> F) -> (End, Duration)
 where
     F: Future<Output = Outcome>,
 {
-    let started = Instant::now();
-    let end = call(&run, start).await;
+    let mut end = call(&run, start).await;
     run.end_children().await;
+    if matches!(end, End::Aborted) {
+        end = match run.take_late() {
+            None => End::Aborted,
+            Some(Ok(outcome)) => End::Returned(outcome.rendered()),
+            Some(Err(panic)) => End::Panicked(Panicked::contained(panic)),
+        };
+    }
     (end, started.elapsed())
 }
 

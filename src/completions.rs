@@ -252,15 +252,18 @@ impl Completions {
     /// Reports, and makes the loop take what has been reported unless it does so by itself meanwhile. Returns
     /// the next attempt, if this task was given one.
     pub(crate) async fn report_and_stand_by(&self, finished: Finished, kind: usize) -> Option<Next> {
-        if self.pace.hot.load(Ordering::Relaxed) {
-            let standing = Standing { key: self.report(finished).stand_by(kind), completions: self };
+        let standing = {
+            let mut done = self.report(finished);
+            // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
+            let hot = self.pace.hot.load(Ordering::Relaxed);
+            hot.then(|| Standing { key: done.stand_by(kind), completions: self })
+        };
+        if let Some(standing) = standing {
             self.pace.stand_by().await;
             let (next, taken) = standing.leave();
             if taken {
                 return next;
             }
-        } else {
-            drop(self.report(finished));
         }
         self.pace.urgent.store(true, Ordering::Relaxed);
         match self.in_place.get() {

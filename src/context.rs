@@ -16,6 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::inspect::Progress;
 use crate::job::Job;
+use crate::outcome::Outcome;
 use crate::scope::Scope;
 use crate::source::{Delivery, truncate};
 use crate::sync::{Mutex, lock};
@@ -85,7 +86,7 @@ impl Context {
     /// cancels them.
     pub fn scope(&self, limit: usize) -> Scope {
         let extras = self.run.extras();
-        Scope::within(limit, &extras.children, extras.token.child_token())
+        Scope::within(limit, &extras.children, extras.scopes.child_token())
     }
 
     /// Says how far the job has got: `done` steps of `total` (if known), and a word for a person (cut to 256
@@ -142,7 +143,7 @@ const REVOKED: u8 = 2;
 pub(crate) struct Run {
     pub(crate) delivery: Delivery,
     pub(crate) timeout: Option<Duration>,
-    /// Set when it is started: waiting for a slot costs an attempt none of its time.
+    /// Set when it is started: waiting for a slot or for a thread costs an attempt none of its time.
     deadline: OnceLock<Instant>,
     /// Who was first: the handler that starts, or the loop that takes the attempt back before it could.
     begun: AtomicU8,
@@ -153,11 +154,32 @@ pub(crate) struct Run {
 }
 
 /// What only some handlers ask for, made when the first thing of it is asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Extras {
     token: CancellationToken,
+    /// Of the scopes: cancelled when the handler has ended, so that none that outlives it starts anything more.
+    scopes: CancellationToken,
     children: TaskTracker,
     progress: Mutex<Option<(Progress, Instant)>>,
+    /// What a blocking handler came to when nobody waited for it any more.
+    late: Mutex<Option<Late>>,
+}
+
+/// What a blocking handler returned, or its panic.
+pub(crate) type Late = std::thread::Result<Outcome>;
+
+impl Default for Extras {
+    fn default() -> Self {
+        let token = CancellationToken::new();
+        let scopes = token.child_token();
+        Self {
+            token,
+            scopes,
+            children: TaskTracker::new(),
+            progress: Mutex::default(),
+            late: Mutex::default(),
+        }
+    }
 }
 
 impl Run {
@@ -192,19 +214,22 @@ impl Run {
         self.timeout = timeout;
     }
 
-    /// It is handed to the runtime at `now`: from now on its timeout runs. Returns the deadline.
-    pub(crate) fn set_deadline(&self, now: Instant) -> Option<Instant> {
-        // A timeout beyond what the clock can count is as good as none.
-        let deadline = now.checked_add(self.timeout?)?;
-        Some(*self.deadline.get_or_init(|| deadline))
+    /// When its time is over if it is started at `now`. A timeout beyond what the clock can count is as good as none.
+    pub(crate) fn deadline_from(&self, now: Instant) -> Option<Instant> {
+        now.checked_add(self.timeout?)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline.get().copied()
     }
 
-    /// The handler is about to be called. Not if this is `false`: the attempt has been taken back.
-    pub(crate) fn start(&self) -> bool {
+    /// The handler is about to be called, at `now`: from now on its timeout runs. Not if this is `false`: the attempt
+    /// has been taken back.
+    pub(crate) fn start(&self, now: Instant) -> bool {
+        if let Some(deadline) = self.deadline_from(now) {
+            // Before anybody can see that it has started. Only one task ever starts it.
+            let _ = self.deadline.set(deadline);
+        }
         self.begin(STARTED)
     }
 
@@ -285,9 +310,10 @@ impl Run {
         })
     }
 
-    /// Waits until every child task has ended; they are cancelled first.
+    /// Waits until every child task has ended; they are cancelled first, and scopes start no more.
     pub(crate) async fn end_children(&self) {
-        let Some(Extras { token, children, .. }) = self.extras.get().map(Box::as_ref) else { return };
+        let Some(Extras { token, scopes, children, .. }) = self.extras.get().map(Box::as_ref) else { return };
+        scopes.cancel();
         if !children.is_empty() {
             token.cancel();
         }
@@ -298,6 +324,16 @@ impl Run {
     /// Whether children are left.
     pub(crate) fn has_children(&self) -> bool {
         self.extras.get().is_some_and(|extras| !extras.children.is_empty())
+    }
+
+    /// Keeps what a blocking handler came to, whose attempt was aborted meanwhile.
+    pub(crate) fn come_late(&self, late: Late) {
+        *lock(&self.extras().late) = Some(late);
+    }
+
+    /// What a blocking handler came to all the same. Asked when its children have ended.
+    pub(crate) fn take_late(&self) -> Option<Late> {
+        lock(&self.extras.get()?.late).take()
     }
 
     /// Counts something as a child of this job until the token is dropped.
@@ -426,14 +462,13 @@ mod tests {
     fn the_deadline_is_counted_from_the_start_and_only_once() {
         let (run, now) = (run(Some(Duration::from_secs(5))), Instant::now());
         assert_eq!(run.deadline(), None, "it has not been started");
-        assert_eq!(run.set_deadline(now), Some(now + Duration::from_secs(5)));
-        assert_eq!(run.set_deadline(now + Duration::from_secs(9)), Some(now + Duration::from_secs(5)));
-        assert_eq!(
-            super::tests::run(Some(Duration::MAX)).set_deadline(now),
-            None,
-            "beyond the clock is never"
-        );
-        assert_eq!(super::tests::run(None).set_deadline(now), None);
+        assert!(run.start(now));
+        assert!(!run.start(now + Duration::from_secs(9)));
+        assert_eq!(run.deadline(), Some(now + Duration::from_secs(5)));
+        for timeless in [super::tests::run(Some(Duration::MAX)), super::tests::run(None)] {
+            assert!(timeless.start(now));
+            assert_eq!(timeless.deadline(), None, "beyond the clock is never");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -218,9 +218,13 @@ async fn run_blocking(context: Context, work: impl FnOnce(Context) -> Outcome + 
     let (answer, result) = tokio::sync::oneshot::channel();
     let span = tracing::Span::current();
     drop(blocking_pool().spawn_blocking(move || {
+        let run = context.run().clone();
         let outcome = span.in_scope(|| catch_unwind(AssertUnwindSafe(|| work(context))));
-        // Nobody waits any more when the attempt was aborted: its fate is decided elsewhere.
-        let _ = answer.send(outcome);
+        if let Err(outcome) = answer.send(outcome) {
+            // The attempt was aborted, but waits for its children: what has been done is done.
+            run.come_late(outcome);
+        }
+        drop(run);
         drop(child);
     }));
     match result.await {
@@ -234,8 +238,8 @@ async fn run_blocking(context: Context, work: impl FnOnce(Context) -> Outcome + 
 /// The threads for blocking handlers, shared by all workers of the process.
 ///
 /// A runtime in a static is never dropped, so a handler that never returns can't keep the process from
-/// ending, as it would on the user's own runtime, whose drop waits for its blocking threads. The pool has no
-/// bound of its own that could be hit: each thread stands for a job that holds a slot.
+/// ending, as it would on the user's own runtime, whose drop waits for its blocking threads. Each
+/// thread stands for a job that holds a slot; jobs beyond 65,535 wait for one of their neighbours.
 fn blocking_pool() -> &'static Handle {
     static POOL: OnceLock<Runtime> = OnceLock::new();
     let runtime = POOL.get_or_init(|| {

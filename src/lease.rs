@@ -37,19 +37,27 @@ impl Lease {
     /// difference between two machines' clocks' speeds and for the way of the last settlement.
     pub fn trusted_until(&self) -> Instant {
         let margin = (self.ttl / 10).min(Duration::from_secs(2));
-        self.sent_at + (self.ttl - margin)
+        later(self.sent_at, self.ttl - margin)
     }
 
     /// When to renew it (invariant 4).
     pub(crate) fn due_at(&self) -> Instant {
-        self.sent_at + self.ttl / 3
+        later(self.sent_at, self.ttl / 3)
     }
 
     /// From when it is renewed together with others that are due: half the way. Keeps leases that were
     /// granted at different times in few batches.
     fn renewable_at(&self) -> Instant {
-        self.sent_at + self.ttl / 6
+        later(self.sent_at, self.ttl / 6)
     }
+}
+
+/// The longest that anything waits: what is farther off than an instant can hold is as good as never.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// `wait` after `now`; a wait that the clock can't count ends in thirty years.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| now + FAR)
 }
 
 /// What a source answers to one renewal.

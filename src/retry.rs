@@ -6,8 +6,6 @@
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::error::Error;
 use crate::job::Job;
 use crate::outcome::Outcome;
@@ -169,11 +167,6 @@ pub(crate) fn less_jitter(whole: Duration, jitter: f64, random: f64) -> Duration
     let part = 1.0 - jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0);
     // The longest duration can't be multiplied even by one without rounding up past the longest.
     Duration::try_from_secs_f64(whole.as_secs_f64() * part).unwrap_or(whole).min(whole)
-}
-
-/// `wait` after `now`; a wait that the clock can't count ends in thirty years.
-pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or(now + Duration::from_secs(30 * 365 * 86_400))
 }
 
 /// A number from 0 (included) to 1 (excluded) that is a fixed function of `key`.

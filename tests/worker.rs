@@ -20,4 +20,5 @@ mod worker {
     mod scope;
     mod settling;
     mod timeouts;
+    mod unbegun;
 }

@@ -255,6 +255,12 @@ fn validate(limits: &Limits, retry: &RetryPolicy) -> Result<(), Error> {
     if let Some((setting, _)) = nonzero.iter().find(|(_, time)| time.is_zero()) {
         return Err(Error::invalid(format!("{setting} is 0: nothing could succeed within it")));
     }
+    let ReconnectPolicy { initial, cap, .. } = limits.reconnect;
+    if initial.is_zero() || cap < initial {
+        return Err(Error::invalid(format!(
+            "reconnect waits from {initial:?} up to {cap:?}: it must begin above zero, and not above its cap"
+        )));
+    }
     if limits.reconnect.factor < 1.0 || !limits.reconnect.factor.is_finite() {
         return Err(Error::invalid(format!(
             "reconnect factor is {}: it must be at least 1",

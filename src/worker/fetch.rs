@@ -10,8 +10,9 @@ use crate::attempt::Attempt;
 use crate::completions::Next;
 use crate::context::CancelReason;
 use crate::error::Error;
+use crate::lease::later;
 use crate::outcome::Outcome;
-use crate::retry::{backoff, later, less_jitter, splitmix, unit_random};
+use crate::retry::{backoff, less_jitter, splitmix, unit_random};
 use crate::shutdown::Phase;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
 use crate::telemetry::seconds;
@@ -315,18 +316,29 @@ impl Loop {
     /// is not started at all.
     fn was_cancelled(&mut self, place: usize) -> bool {
         let Some(flight) = self.flights.get(place) else { return true };
-        let delivery = &flight.run.delivery;
-        let settled = match flight.run.cancel_reason() {
-            None => return false,
-            Some(CancelReason::LeaseLost) => None,
-            Some(_) => Some(Settled::new(delivery.tag, Settlement::Reject).because(ON_REQUEST)),
-        };
-        self.caps.put_back(&delivery.job.kind);
-        match settled {
-            None => self.give_up(place),
-            Some(settled) => self.conclude(place, settled),
+        let cancelled = flight.run.cancel_reason().is_some();
+        if cancelled {
+            self.call_off(place);
         }
-        true
+        cancelled
+    }
+
+    /// Lets go of a delivery that was told to stop before its handler was called.
+    pub(crate) fn call_off(&mut self, place: usize) {
+        let Some(flight) = self.flights.get(place) else { return };
+        let delivery = &flight.run.delivery;
+        match flight.run.cancel_reason() {
+            Some(CancelReason::LeaseLost) => {
+                self.caps.put_back(&delivery.job.kind);
+                self.give_up(place);
+            }
+            Some(CancelReason::Requested) => {
+                let settled = Settled::new(delivery.tag, Settlement::Reject).because(ON_REQUEST);
+                self.caps.put_back(&delivery.job.kind);
+                self.conclude(place, settled);
+            }
+            Some(CancelReason::Shutdown | CancelReason::Timeout) | None => self.hand_back(place),
+        }
     }
 
     fn start(&mut self, place: usize, slot: Permit, now: Instant, wall: SystemTime) {
@@ -336,7 +348,7 @@ impl Loop {
             let waited = wall.duration_since(run.delivery.job.enqueued_at).unwrap_or_default();
             flight.kind.telemetry.latency_seconds.record(seconds(waited));
         }
-        let deadline = run.set_deadline(now);
+        let deadline = run.deadline_from(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
         self.starting.push(Next { place, kind: flight.kind.number, run });
         self.stats.started += 1;

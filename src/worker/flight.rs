@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::context::{CancelReason, Run};
 use crate::inspect::{JobPhase, JobView};
 use crate::job::JobId;
-use crate::retry::later;
+use crate::lease::later;
 use crate::source::Settled;
 use crate::worker::config::KnownKind;
 use crate::worker::slots::Permit;
@@ -69,6 +69,8 @@ pub(crate) struct Flights {
 pub(crate) struct Swept {
     pub(crate) timed_out: u64,
     pub(crate) aborted: u64,
+    /// Told to stop before their handlers were called, and taken back.
+    pub(crate) revoked: Vec<usize>,
 }
 
 impl Flights {
@@ -128,8 +130,10 @@ impl Flights {
     pub(crate) fn sweep(&mut self, now: Instant, grace: Duration, abort_at: Option<Instant>) -> Swept {
         let mut swept = Swept::default();
         let mut next: Option<Instant> = None;
-        for (_, flight) in &mut self.table {
-            if let Some(at) = flight.sweep(now, grace, abort_at, &mut swept) {
+        for (place, flight) in &mut self.table {
+            if flight.was_called_off() {
+                swept.revoked.push(place);
+            } else if let Some(at) = flight.sweep(now, grace, abort_at, &mut swept) {
                 next = Some(next.map_or(at, |before| before.min(at)));
             }
         }
@@ -162,6 +166,9 @@ impl Flight {
         swept: &mut Swept,
     ) -> Option<Instant> {
         let Stage::Running { ending, .. } = &mut self.stage else { return None };
+        if ending.is_none() && !self.run.has_started() {
+            return self.run.deadline_from(now); // its time has not begun: a thread has to come free
+        }
         if ending.is_none() {
             let deadline = self.run.deadline();
             if deadline.is_some_and(|deadline| deadline <= now) && self.run.cancel_reason().is_none() {
@@ -196,6 +203,13 @@ impl Flight {
             }
             _ => None,
         }
+    }
+
+    /// Whether it was told to stop before its handler was called; it never will be, then.
+    fn was_called_off(&self) -> bool {
+        matches!(self.stage, Stage::Running { ending: None, .. })
+            && self.run.cancel_reason().is_some()
+            && self.run.revoke()
     }
 
     pub(crate) fn view(&self, now: Instant) -> JobView {

@@ -93,6 +93,17 @@ impl Control {
     }
 }
 
+/// Belongs to the loop: when that has ended, or was dropped, or has panicked, nobody is left waiting for an answer.
+pub(crate) struct Ended(pub(crate) Arc<Control>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        lock(&self.0.stats).state = State::Ended;
+        // Whoever asks from now on sees that it has ended; who has asked meanwhile is answered by this.
+        drop(self.0.take_questions());
+    }
+}
+
 impl WorkerHandle {
     /// Fetches nothing new until [`resume`](Self::resume); running jobs go on. Deliveries that were fetched
     /// ahead still run.

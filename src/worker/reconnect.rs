@@ -25,8 +25,9 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use crate::error::{Chain, Error, ErrorKind};
+use crate::lease::later;
 use crate::outcome::Panicked;
-use crate::retry::{backoff, later, less_jitter, unit_random};
+use crate::retry::{backoff, less_jitter, unit_random};
 use crate::source::Connect;
 use crate::telemetry::ConnectionTelemetry;
 

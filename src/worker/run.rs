@@ -30,8 +30,8 @@ use crate::source::{Delivery, Settled, Settlement, Source};
 use crate::telemetry::{Telemetry, seconds};
 use crate::worker::config::{Kinds, KnownKind, Limits};
 use crate::worker::fetch::{Fetcher, fetch};
-use crate::worker::flight::{Flights, Stage};
-use crate::worker::handle::{Control, Question, State, Stats};
+use crate::worker::flight::{Flight, Flights, Stage};
+use crate::worker::handle::{Control, Ended, Question, State, Stats};
 use crate::worker::leases::Leases;
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::{Report, StopCause};
@@ -65,6 +65,8 @@ pub(crate) struct Loop {
     pub(crate) jobs: Handle,
     pub(crate) leases: Arc<Leases<Arc<Run>>>,
     pub(crate) control: Arc<Control>,
+    /// However it ends, who asks is told.
+    pub(crate) _ended: Ended,
     /// The switch that the caller gave. Looked at on every turn, so that nothing starts after a stop.
     pub(crate) shutdown: Shutdown,
     pub(crate) telemetry: Telemetry,
@@ -223,7 +225,9 @@ impl Loop {
 
     /// An attempt has ended: what is the source to be told?
     fn ended(&mut self, place: usize, end: End, run_time: Duration) {
-        let Some(flight) = self.flights.get_mut(place) else { return };
+        let running = |flight: &&mut Flight| matches!(flight.stage, Stage::Running { .. });
+        // One that was taken back has been settled already, even if its task is dropped after that.
+        let Some(flight) = self.flights.get_mut(place).filter(running) else { return };
         if matches!(end, End::Dropped) {
             // No job can run there any more.
             tracing::error!("the runtime that jobs run on has been shut down: the worker stops");
@@ -304,6 +308,7 @@ impl Loop {
             let swept = self.flights.sweep(now, self.limits.cancel_grace, abort_at);
             self.stats.timed_out += swept.timed_out;
             self.stats.aborted += swept.aborted;
+            swept.revoked.into_iter().for_each(|place| self.call_off(place));
         }
     }
 
@@ -397,8 +402,6 @@ impl Loop {
         self.stats.state = State::Ended;
         self.set_gauges();
         self.control.publish(self.stats);
-        // Whoever asks from now on sees that it has ended; who has asked meanwhile is answered by this.
-        drop(self.control.take_questions());
         Report {
             cause: self.cause.unwrap_or(StopCause::Shutdown),
             stats: self.stats,

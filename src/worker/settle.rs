@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::error::{Chain, Error};
 use crate::lease::Trust;
-use crate::retry::{backoff, later, less_jitter, unit_random};
+use crate::lease::later;
+use crate::retry::{backoff, less_jitter, unit_random};
 use crate::source::{Settled, Settlement, Source, Stale};
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::leases::Leases;

@@ -20,7 +20,7 @@ use crate::worker::Worker;
 use crate::worker::config::Dispatcher;
 use crate::worker::fetch::Fetcher;
 use crate::worker::flight::Flights;
-use crate::worker::handle::{Control, State, Stats};
+use crate::worker::handle::{Control, Ended, State, Stats};
 use crate::worker::heartbeat::Heartbeat;
 use crate::worker::leases::Leases;
 use crate::worker::reconnect::Reconnecting;
@@ -153,6 +153,7 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
     let places = control.running.limit() + limits.prefetch;
     let stats = Stats { state: State::Running, ..Stats::default() };
     control.publish(stats);
+    let _ended = Ended(control.clone());
     let engine = Loop {
         kinds,
         unknown,
@@ -161,6 +162,7 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         jobs,
         leases,
         control,
+        _ended,
         shutdown,
         telemetry,
         fetcher: Fetcher::new(places, seed),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::retry::later;
+use crate::lease::later;
 use crate::shutdown::Phase;
 
 /// The most time that is kept for what has not finished by itself.

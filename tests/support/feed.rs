@@ -252,7 +252,7 @@ impl State {
         let tag = Tag { session: 0, key: job.key, token: job.token };
         let lease = ttl.map(|ttl| Lease::new(now, ttl));
         let delivery = Delivery { job: job.job.clone(), attempt: job.attempts, tag, lease };
-        self.out.insert(job.key, Out { job, until: ttl.map(|ttl| now + ttl) });
+        self.out.insert(job.key, Out { job, until: ttl.and_then(|ttl| now.checked_add(ttl)) });
         delivery
     }
 

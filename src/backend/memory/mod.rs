@@ -33,13 +33,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::bells::{Bells, For, Listeners, Ring};
-use self::store::{Settings, Store, later};
+use self::store::{Settings, Store};
 use super::Backend;
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
 use crate::job::{JobId, Tag};
-use crate::lease::{Reclaim, Renew, Renewal};
+use crate::lease::{Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Source, Stale};
 use crate::sync::{Mutex, MutexGuard, lock};
 

@@ -34,12 +34,10 @@ use self::unique::{Holder, Keys};
 use crate::enqueue::Unique;
 use crate::inspect::JobState;
 use crate::job::Job;
+use crate::lease::later;
 
 /// A buffer that had to grow beyond this is given back once it is empty. 1,024 records are some 128 KiB.
 const KEPT_CAPACITY: usize = 1024;
-
-/// The longest that anything waits: what is farther off than an instant can hold is as good as never.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// The bounds; [`MemoryBuilder`](super::MemoryBuilder) says what they are and why.
 #[derive(Clone, Debug)]
@@ -279,9 +277,4 @@ impl Store {
             self.keys.free(&job.kind, unique, &job.id);
         }
     }
-}
-
-/// `now + wait`, or far off if that is more than an instant can hold.
-pub(super) fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or_else(|| now + FAR)
 }

@@ -43,15 +43,12 @@ use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
 use crate::job::{JobId, Tag};
-use crate::lease::{Lease, Reclaim, Renew, Renewal};
+use crate::lease::{Lease, Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
 use crate::sync::{Mutex, lock};
 
 /// The scheme of its URL, and its name.
 pub(super) const SCHEME: &str = "sqlite";
-
-/// The longest that anything waits: what is farther off than an instant can hold is as good as never.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Jobs in a file.
 ///
@@ -142,8 +139,7 @@ impl Sqlite {
     /// When the store's clock will show `time`.
     fn instant(&self, time: Time, now: Time) -> Instant {
         let wait = moment(time).duration_since(moment(now)).unwrap_or_default();
-        let start = Instant::now();
-        start.checked_add(wait).unwrap_or_else(|| start + FAR)
+        later(Instant::now(), wait)
     }
 
     async fn pass<T: Send + 'static>(
@@ -228,8 +224,7 @@ impl Source for Sqlite {
         if stop.is_cancelled() {
             return Ok(Vec::new());
         }
-        let start = Instant::now();
-        let deadline = start.checked_add(wanted.wait).unwrap_or_else(|| start + FAR);
+        let deadline = later(Instant::now(), wanted.wait);
         let mut changed = pin!(self.changed_by_others());
         loop {
             // Listening begins before the look: what comes in between is heard.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Place, Record, Store, later};
+use super::{Place, Record, Store};
 use crate::enqueue::Window;
 use crate::inspect::JobState;
 use crate::job::{Kind, Tag};
-use crate::lease::{Lease, Renewal};
+use crate::lease::{Lease, Renewal, later};
 use crate::source::{Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
 
 impl Store {

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
-use super::{KEPT_CAPACITY, later};
+use super::KEPT_CAPACITY;
 use crate::enqueue::{Unique, UniqueKey, Window};
 use crate::job::{JobId, Kind};
+use crate::lease::later;
 
 /// The keys that are taken.
 #[derive(Debug, Default)]
