@@ -36,49 +36,69 @@ Exit status:
   129, 130, 131, 143  stopped by HUP, INT, QUIT or TERM before the end
   141  standard output was closed before the end";
 
+// At most 78 columns wide, so that no terminal breaks a line of an example.
 const MORE: &str = "\
 Placeholders in COMMAND:
   {}       the record; also within an argument, as in --file={}.txt
-  {.name}  with --json-lines: a field of the record, as in {.user.name} or {.list.0}: of a string its
-           text, of anything else its JSON. A field that is missing or null fails the record.
-  Without any of them, and without --stdin, the record is appended as the last argument.
+  {.name}  with --json-lines: a field of the record, as in {.user.name} or
+           {.list.0}: of a string its text, of anything else its JSON. A field
+           that is missing or null fails the record.
+  Without any of them, and without --stdin, the record is appended as the last
+  argument.
+
+A TIME is a number with ms, s, m, h or d (seconds if it has none of them), a
+SIZE one with B, KiB, MiB, GiB, kB, MB or GB (bytes if it has none).
 
 Examples:
   Compress files, as many at once as there are CPUs:
       find . -name '*.log' -print0 | tidegate each -0 -- gzip -9
-  Fetch a list, 8 at once, three tries of at most 30 s each, and keep the addresses that failed:
-      tidegate each -i urls.txt -j 8 --max-attempts 3 --timeout 30s --failed-to failed.txt -- \\
+  Fetch a list, 8 at once, three tries of at most 30 s each, and keep the
+  addresses that failed:
+      tidegate each -i urls.txt -j 8 --max-attempts 3 --timeout 30s \\
+          --failed-to failed.txt -- \\
           curl -fsS --create-dirs -o out/{} https://example.org/{}
   JSON lines in, JSON lines out:
-      tidegate each --json-lines --json -- ./resize --width {.width} {.file} < jobs.jsonl > results.jsonl
+      tidegate each --json-lines --json -- ./resize --width {.width} {.file} \\
+          < jobs.jsonl > results.jsonl
   A shell script, in which $1 is the record and can't be mistaken for script:
       tidegate each --shell -- 'wc -l < \"$1\" > \"$1.count\"' < files.txt
   See what would be run:
       tidegate each --dry-run -- mv {} {}.bak < files.txt
 
-Each command runs in a process group of its own, with TIDEGATE_JOB_ID (the number of the record in the
-input, from 1) and TIDEGATE_ATTEMPT (from 1) in its environment, and with nothing on its standard input
-unless --stdin says otherwise. A status other than 0 is a failed attempt. When the command has ended, what it
-has left running in its group gets TERM, and KILL after --grace. Its outputs are shown whole when it has
-ended: never mixed with another's, in the order in which the commands end; of an attempt after which another
-is due only what it wrote on standard error. A command that asks something at the terminal is stopped by
-the system there: give it what it needs beforehand.
+Each command runs in a process group of its own, with TIDEGATE_JOB_ID (the
+number of the record in the input, from 1) and TIDEGATE_ATTEMPT (from 1) in
+its environment, and with nothing on its standard input unless --stdin says
+otherwise. A status other than 0 is a failed attempt. When the command has
+ended, what it has left running in its group gets TERM, and KILL after
+--grace; what has left the group (a daemon, setsid) gets the same when the
+run is over. A command that asks something at the terminal is stopped by the
+system there: give it what it needs beforehand.
+
+Outputs are shown whole when the command has ended: never mixed with
+another's, in the order in which the commands end; of an attempt after which
+another is due only what it wrote on standard error. An output whose last
+line has no newline gets one; for other bytes than text use --json, or files.
 
 Signals:
-  TERM, INT, HUP  first: start nothing more and let what runs finish, until the shutdown deadline is near;
-                  second: TERM for what runs, and KILL after --grace; third: KILL
+  TERM, INT, HUP  first: start nothing more and let what runs finish, until
+                  the shutdown deadline is near; second: TERM for what runs,
+                  and KILL after --grace; third: KILL
   QUIT            TERM for what runs at once
-  TSTP            (Ctrl-Z) start nothing more until CONT comes; on a terminal a second TSTP does the same
+  TSTP            (Ctrl-Z) start nothing more until CONT comes; on a terminal
+                  a second TSTP does the same
   USR1            say on standard error what is running
-A signal to stop that was to be ignored (nohup, a shell's background jobs) is. Nothing can be done about KILL:
-the records in hand are forgotten, and the commands go on.
+A signal to stop that was to be ignored (nohup, a shell's background jobs) is.
+Nothing can be done about KILL: the records in hand are forgotten, and the
+commands go on.
 
-With --json each record that is done or has failed becomes one line on standard output:
-  {\"type\":\"record\",\"id\":1,\"record\":\"...\",\"ok\":true,\"attempts\":1,\"exit_code\":0,\"seconds\":0.1,
-   \"stdout\":\"...\",\"stderr\":\"...\"}
-with \"signal\" in place of \"exit_code\" when a signal ended the command, \"error\" when ok is false, neither
-outputs nor seconds when the command could not be started, and {\"base64\":\"...\"} in place of a text that is
-not UTF-8. The last line has \"type\":\"summary\".
+With --json each record that is done or has failed becomes one line on
+standard output:
+  {\"type\":\"record\",\"id\":1,\"record\":\"...\",\"ok\":true,\"attempts\":1,
+   \"exit_code\":0,\"seconds\":0.1,\"stdout\":\"...\",\"stderr\":\"...\"}
+with \"signal\" in place of \"exit_code\" when a signal ended the command,
+\"error\" when ok is false, neither outputs nor seconds when the command could
+not be started, and {\"base64\":\"...\"} in place of a text that is not UTF-8.
+The last line has \"type\":\"summary\".
 ";
 
 /// The options of `tidegate each`.
@@ -100,7 +120,8 @@ pub(crate) struct EachArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size, help_heading = "Records")]
     pub(crate) max_record: usize,
 
-    /// Keep in FILE the records that failed for good or were begun and not finished, to be run again
+    /// Keep in FILE the records that failed for good or were read and not finished, to be run again. (Not those
+    /// longer than --max-record: their bytes are gone)
     #[arg(long, value_name = "FILE", help_heading = "Records")]
     pub(crate) failed_to: Option<PathBuf>,
 
@@ -121,7 +142,7 @@ pub(crate) struct EachArgs {
     pub(crate) dry_run: bool,
 
     /// Run at most so many at once, from 1 to 10000 [default: the number of CPUs]
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000),
+    #[arg(short = 'j', short_alias = 'P', long, alias = "jobs", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000),
         help_heading = "Limits")]
     pub(crate) max_concurrent_jobs: Option<u32>,
 
@@ -156,9 +177,9 @@ pub(crate) struct EachArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time_or_none, help_heading = "Retries")]
     pub(crate) retry_wait: Duration,
 
-    /// The longest wait between two attempts, from 0 to 366d
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = time_or_none, help_heading = "Retries")]
-    pub(crate) max_retry_wait: Duration,
+    /// The longest wait between two attempts, from 0 to 366d [default: 1m, or --retry-wait if that is longer]
+    #[arg(long, value_name = "TIME", value_parser = time_or_none, help_heading = "Retries")]
+    pub(crate) max_retry_wait: Option<Duration>,
 
     /// Read no further while so many records wait for their next attempt, from 1 to 1000000
     #[arg(long, value_name = "N", default_value = "1000",
@@ -206,5 +227,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_long_help_is_shown_as_it_was_written() {
+        let help =
+            Cli::command().find_subcommand_mut("each").expect("there is one").render_long_help().to_string();
+        for line in MORE.lines().chain(EXITS.lines()) {
+            assert!(line.len() <= 78 && help.lines().any(|shown| shown == line), "{line}");
+        }
     }
 }

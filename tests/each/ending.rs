@@ -67,7 +67,7 @@ fn the_second_signal_ends_what_runs_and_its_record_is_neither_done_nor_failed() 
         assert_eq!((ran.code(), ran.stdout()), (143, String::new()));
         assert!(ran.stderr().contains("0 done, 0 failed, 1 begun and not finished"), "{}", ran.stderr());
         assert!(ran.stderr().contains("tidegate: record 1 was not finished: one\n"), "{}", ran.stderr());
-        assert!(ran.stderr().contains("tidegate: nothing from record 2 on was begun\n"), "{}", ran.stderr());
+        assert!(ran.stderr().contains("tidegate: nothing after record 1 was begun\n"), "{}", ran.stderr());
         assert_eq!(place.read("failed"), "one\n", "it is to be run again");
     }
 }
@@ -99,12 +99,54 @@ fn quit_loses_no_time() {
 
 #[test]
 fn a_stop_ends_in_time_whatever_the_children_do() {
-    let options = ["--grace", "200ms", "--shutdown-deadline", "1s"];
-    let Scene { place, running, .. } = Scene::new(&options, "trap '' TERM;");
-    running.signal(Signal::TERM);
-    let (ran, took) = timed(|| running.end(&place));
-    assert_eq!(ran.code(), 143);
-    assert!((600..5000).contains(&took.as_millis()), "{took:?}");
+    for (deadline, least) in [("1s", 600), ("0", 0)] {
+        let options =
+            ["--json", "--failed-to", "failed", "--grace", "200ms", "--shutdown-deadline", deadline];
+        let Scene { place, running, .. } = Scene::new(&options, "trap '' TERM;");
+        running.signal(Signal::TERM);
+        let (ran, took) = timed(|| running.end(&place));
+        assert_eq!(ran.code(), 143, "{}", ran.stderr());
+        assert!((least..5000).contains(&took.as_millis()), "{took:?}");
+        // Whoever reads has the last line, and nothing is said that is not so.
+        let out = ran.stdout();
+        assert!(out.starts_with(r#"{"type":"summary","done":0,"failed":0,"unfinished":1,"#), "{out:?}");
+        assert!(out.ends_with("}\n") && out.lines().count() == 1, "{out:?}");
+        assert!(!ran.stderr().contains("not all output was written"), "{}", ran.stderr());
+        assert_eq!(place.read("failed"), "one\n");
+    }
+}
+
+/// What has left its command's group, as daemons do, does not outlive the run.
+#[test]
+fn what_has_left_its_group_is_ended_with_the_run() {
+    for (before, script) in
+        [("listens", "exec sleep 1000"), ("does not", "trap '' TERM; sleep 1000; sleep 1000")]
+    {
+        let place = Place::new();
+        let script = format!("setsid sh -c \"touch up; {script}\" & while [ ! -e up ]; do sleep 0.01; done");
+        let ran = place.run(["--grace", "200ms", "--shell", &script], "one\n");
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+        assert!(ran.stderr().contains("had left"), "{before}: {}", ran.stderr());
+        assert_eq!(place.processes(), Vec::new(), "{before}: left behind");
+    }
+}
+
+/// What the worker had fetched and no command has begun is called that, and kept.
+#[test]
+fn records_that_no_command_has_begun_are_not_said_to_be_begun() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let mut running = place.start(["-j20", "--failed-to", "failed", "--", "touch"]);
+        running.feed(&(1..=2_000).map(|number| format!("ran.{number}\n")).collect::<String>());
+        crate::support::until("it runs", || place.path("ran.100").exists());
+        running.signal(Signal::QUIT);
+        let ran = running.end(&place);
+        for line in ran.stderr().lines().filter(|line| line.contains("was not begun: ")) {
+            let record = line.rsplit(' ').next().expect("a record");
+            assert!(!place.path(record).exists(), "{line}, but it has run");
+            assert!(place.read("failed").lines().any(|kept| kept == record), "{line}, and is not kept");
+        }
+    }
 }
 
 #[test]

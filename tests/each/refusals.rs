@@ -22,7 +22,10 @@ fn an_argument_that_makes_no_sense_is_named() {
         (&["--max-record", "0", "echo"], "it must be at least 1B"),
         (&["--max-output", "2GiB", "echo"], "it must be at most 1GiB"),
         (&["--max-output", "1M", "echo"], "such as 64KiB or 1MiB"),
-        (&["--retry-wait", "2m", "echo"], "--retry-wait (120s) is longer than --max-retry-wait (60s)"),
+        (
+            &["--retry-wait", "2m", "--max-retry-wait", "1m", "echo"],
+            "--retry-wait (120s) is longer than --max-retry-wait (60s)",
+        ),
         (&["--max-waiting", "0", "echo"], "--max-waiting"),
         (&["--progress", "often", "echo"], "auto, plain, never"),
         (&["--json-lines", "--null", "echo"], "--null"),

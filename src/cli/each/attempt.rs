@@ -103,7 +103,10 @@ impl Attempts {
                 self.ledger.trouble(Trouble::Command(message.clone()));
                 Outcome::reject(message)
             }
-            _ if unfit => Outcome::reject(start_error("the command", error, errno)),
+            // The record names it, so it may well be that which is not there.
+            _ if unfit => {
+                Outcome::reject(start_error("the command", error, errno.filter(|no| *no != Errno::NOENT)))
+            }
             _ => Outcome::fail(start_error("the command", error, errno)),
         }
     }

@@ -107,6 +107,11 @@ impl Ledger {
         }
     }
 
+    /// Whether an attempt at the record has begun that has not been settled.
+    pub(super) fn has_begun(&self, number: u64) -> bool {
+        lock(&self.attempts).contains_key(&number)
+    }
+
     /// How many attempts have not been settled.
     pub(super) fn in_hand(&self) -> usize {
         lock(&self.attempts).len()
@@ -164,11 +169,20 @@ impl Ledger {
         !matches!(*lock(&self.trouble), None | Some(Trouble::Input(_)))
     }
 
-    /// The first trouble, and the summary, in which the `unfinished` records are neither done nor failed.
-    pub(super) fn close_books(&self, unfinished: &BTreeMap<u64, Bytes>) -> (Option<Trouble>, Summary) {
+    /// The first trouble, and the summary, in which the `unfinished` records are neither done nor failed, and those
+    /// that were `put_back` have not been begun.
+    pub(super) fn close_books(
+        &self,
+        unfinished: &BTreeMap<u64, Bytes>,
+        put_back: &BTreeMap<u64, Bytes>,
+    ) -> (Option<Trouble>, Summary) {
         let mut summary = std::mem::take(&mut *lock(&self.summary));
         for (number, record) in unfinished {
             summary.unfinished(*number, || excerpt(record));
+            self.keep(record);
+        }
+        for (number, record) in put_back {
+            summary.put_back(*number, || excerpt(record));
             self.keep(record);
         }
         (lock(&self.trouble).take(), summary)

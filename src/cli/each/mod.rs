@@ -79,8 +79,10 @@ impl Plan {
         let rules =
             Rules { replace: &args.replace, json: args.json_lines, stdin: args.stdin, shell: args.shell };
         let template = Template::parse(&args.command, &rules).map_err(usage)?;
-        if args.retry_wait > args.max_retry_wait {
-            let (first, longest) = (args.retry_wait, args.max_retry_wait);
+        if let Some(longest) = args.max_retry_wait
+            && args.retry_wait > longest
+        {
+            let first = args.retry_wait;
             return Err(usage(format!(
                 "--retry-wait ({first:?}) is longer than --max-retry-wait ({longest:?})"
             )));

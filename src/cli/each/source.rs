@@ -72,6 +72,8 @@ struct Out {
     job: Arc<Job>,
     attempt: u32,
     token: u64,
+    /// An attempt has begun, this one or one before it.
+    begun: bool,
 }
 
 /// A record that has been tried so often.
@@ -79,13 +81,14 @@ struct Out {
 struct Tried {
     job: Arc<Job>,
     attempts: u32,
+    begun: bool,
 }
 
 impl Held {
-    fn hand_out(&mut self, number: u64, job: Arc<Job>, attempt: u32) -> Delivery {
+    fn hand_out(&mut self, number: u64, job: Arc<Job>, attempt: u32, begun: bool) -> Delivery {
         self.tokens += 1;
         let token = self.tokens;
-        self.out.insert(number, Out { job: job.clone(), attempt, token });
+        self.out.insert(number, Out { job: job.clone(), attempt, token, begun });
         Delivery { job, attempt, tag: Tag { session: 0, key: number, token }, lease: None }
     }
 
@@ -94,8 +97,8 @@ impl Held {
         let mut deliveries = Vec::new();
         while deliveries.len() < max {
             let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 <= now) else { break };
-            let ((_, number), Tried { job, attempts }) = first.remove_entry();
-            deliveries.push(self.hand_out(number, job, attempts + 1));
+            let ((_, number), Tried { job, attempts, begun }) = first.remove_entry();
+            deliveries.push(self.hand_out(number, job, attempts + 1, begun));
         }
         deliveries
     }
@@ -104,8 +107,8 @@ impl Held {
         self.out.get(&tag.key).is_some_and(|out| out.token == tag.token)
     }
 
-    fn wait(&mut self, number: u64, job: Arc<Job>, attempts: u32, until: Instant) {
-        self.waiting.insert((until, number), Tried { job, attempts });
+    fn wait(&mut self, number: u64, tried: Tried, until: Instant) {
+        self.waiting.insert((until, number), tried);
     }
 }
 
@@ -124,12 +127,26 @@ impl RecordSource {
         }
     }
 
-    /// The records that were handed out and are not over with, by their numbers.
+    /// The records that were begun and are not over with, by their numbers.
     pub(super) fn unfinished(&self) -> BTreeMap<u64, Bytes> {
+        self.open(true)
+    }
+
+    /// The records that were handed out and never begun.
+    pub(super) fn put_back(&self) -> BTreeMap<u64, Bytes> {
+        self.open(false)
+    }
+
+    fn open(&self, begun: bool) -> BTreeMap<u64, Bytes> {
         let held = lock(&self.held);
-        let out = held.out.iter().map(|(number, out)| (*number, out.job.payload.clone()));
-        let waiting = held.waiting.iter().map(|((_, number), tried)| (*number, tried.job.payload.clone()));
-        out.chain(waiting).collect()
+        let out = held
+            .out
+            .iter()
+            .map(|(number, out)| (*number, out.begun || self.ledger.has_begun(*number), &out.job.payload));
+        let waiting =
+            held.waiting.iter().map(|((_, number), tried)| (*number, tried.begun, &tried.job.payload));
+        let open = out.chain(waiting).filter(|(_, has_begun, _)| *has_begun == begun);
+        open.map(|(number, _, record)| (number, record.clone())).collect()
     }
 
     /// The number of the first record that nothing was done with, if the input has not been run to its end.
@@ -155,7 +172,7 @@ impl RecordSource {
                 input.last = number;
                 let id = JobId::new(number.to_string());
                 let job = Job::new(id, self.kind.clone(), bytes, input.read_at);
-                deliveries.push(held.hand_out(number, Arc::new(job), 1));
+                deliveries.push(held.hand_out(number, Arc::new(job), 1, false));
             }
         }
         deliveries
@@ -190,7 +207,8 @@ impl RecordSource {
 
     fn apply(&self, settled: &Settled, room: super::output::Room<'_>) {
         let number = settled.tag.key;
-        let Some(Out { job, attempt, .. }) = lock(&self.held).out.remove(&number) else { return };
+        let Some(Out { job, attempt, begun, .. }) = lock(&self.held).out.remove(&number) else { return };
+        let begun = begun || self.ledger.has_begun(number);
         let record: &Bytes = &job.payload;
         match settled.settlement {
             Settlement::Ack => self.ledger.done(number, record, attempt, room),
@@ -200,18 +218,18 @@ impl RecordSource {
             }
             Settlement::Retry { after } => {
                 self.ledger.open(number, record, attempt, true, room);
-                self.wait(number, job, attempt, after);
+                self.wait(number, Tried { job, attempts: attempt, begun }, after);
             }
             Settlement::Release { after } => {
                 self.ledger.open(number, record, attempt, false, room);
-                self.wait(number, job, attempt - 1, after);
+                self.wait(number, Tried { job, attempts: attempt - 1, begun }, after);
             }
         }
     }
 
-    fn wait(&self, number: u64, job: Arc<Job>, attempts: u32, after: Duration) {
+    fn wait(&self, number: u64, tried: Tried, after: Duration) {
         let mut held = lock(&self.held);
-        held.wait(number, job, attempts, Instant::now() + after);
+        held.wait(number, tried, Instant::now() + after);
         self.count_waiting(&held);
     }
 
@@ -346,7 +364,11 @@ mod tests {
         assert_eq!(source.not_begun(), Some(3));
         first.extend(source.get(5).await.expect("records"));
         assert_eq!(first[2].1.job.id.as_str(), "4", "its line");
-        assert_eq!((source.unfinished().len(), source.is_over()), (3, false));
+        assert_eq!((source.put_back().len(), source.is_over()), (3, false), "no attempt has begun");
+        for (_, delivery) in &first {
+            source.ledger.begin(delivery.tag.key, delivery.job.payload.clone(), 1);
+        }
+        assert_eq!((source.unfinished().len(), source.put_back().len()), (3, 0));
         for (_, delivery) in &first {
             assert_eq!(source.tell(delivery, Settlement::Ack).await, []);
         }

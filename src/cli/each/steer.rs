@@ -38,6 +38,12 @@ use crate::worker::{Dispatcher, ReconnectPolicy, Report, StopCause, Worker, Work
 /// What of the shutdown deadline is left for the end after the last KILL, at most.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
+/// How long the last output may take when no time is left: a reader who reads needs no more.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long what has left its group may take to end, after TERM and after KILL, when the run is over.
+const ORPHANS_END: Duration = Duration::from_secs(1);
+
 /// By how much the worker's own deadlines exceed ours, so that it never gets in first: it begins to cancel
 /// 5 s before its shutdown deadline.
 const WORKER_LATER: Duration = Duration::from_secs(6);
@@ -48,6 +54,9 @@ const BURY_EVERY: Duration = Duration::from_secs(1);
 /// How long a settlement may wait for whoever reads standard output. Practically for ever: a pager that
 /// nobody touches over a weekend is no failure.
 const SETTLE_WAIT: Duration = Duration::from_secs(366 * 86_400);
+
+/// The longest wait between two attempts, unless it is set or the first wait is longer.
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(60);
 
 /// Runs the plan.
 pub(super) fn carry_out(plan: Plan) -> Result<Exit, Refusal> {
@@ -103,7 +112,7 @@ async fn run(plan: Plan) -> io::Result<Exit> {
     let retry = RetryPolicy::default()
         .max_attempts(args.attempts())
         .initial(args.retry_wait)
-        .cap(args.max_retry_wait.max(args.retry_wait));
+        .cap(args.max_retry_wait.unwrap_or(MAX_RETRY_WAIT.max(args.retry_wait)));
     let patient = ReconnectPolicy { call_timeout: SETTLE_WAIT, ..ReconnectPolicy::default() };
     let worker = Worker::builder(Intake::fixed(source.clone()), registry)
         .name("each")
@@ -129,6 +138,7 @@ async fn run(plan: Plan) -> io::Result<Exit> {
     };
     let report = steering.run(worker).await;
     console.finish();
+    steering.end_orphans().await;
     let over = Over { report, source, ledger, input_name };
     Ok(over.end(&args, steering, printed).await)
 }
@@ -150,9 +160,10 @@ struct Steering {
 #[derive(Clone, Copy)]
 struct Stopping {
     by: Stop,
-    /// When children are told to stop, and when they are killed at the latest.
+    /// When children are told to stop, when they are killed at the latest, and when all is to be over.
     term_at: Instant,
     kill_at: Instant,
+    end_at: Instant,
 }
 
 impl Steering {
@@ -219,7 +230,7 @@ impl Steering {
         let now = Instant::now();
         if self.stopping.is_none() {
             let (term_at, kill_at) = timetable(now, self.deadline, self.grace);
-            self.stopping = Some(Stopping { by, term_at, kill_at });
+            self.stopping = Some(Stopping { by, term_at, kill_at, end_at: now + self.deadline });
             self.shutdown.escalate(Phase::Drain);
             if !by.at_once {
                 let time = span(term_at - now);
@@ -236,6 +247,31 @@ impl Steering {
         }
     }
 
+    /// Ends what has left its group and its parent: nothing outlives the run. Takes no longer than is left.
+    async fn end_orphans(&self) {
+        orphans::bury(&self.ledger.children());
+        for kill in [false, true] {
+            let left = orphans::end(kill);
+            if left == 0 {
+                return;
+            }
+            if !kill {
+                let what = if left == 1 { "1 process" } else { "processes" };
+                self.say(&format!("{what} that had left their command's group are told to stop"));
+            }
+            let time = self.grace.min(ORPHANS_END);
+            let until = Instant::now() + if kill { ORPHANS_END } else { time };
+            let until = self.stopping.map_or(until, |stopping| until.min(stopping.end_at));
+            while orphans::left() > 0 && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                orphans::bury(&self.ledger.children());
+                if kill {
+                    orphans::end(true); // the children of those that were killed are ours by now
+                }
+            }
+        }
+    }
+
     fn say(&self, what: &str) {
         let running = self.ledger.in_hand();
         self.ledger.console.say(format!("tidegate: {what} ({running} running)\n").as_bytes());
@@ -244,8 +280,10 @@ impl Steering {
     /// Waits for what is still to be written; `None` when the time to stop is over first.
     async fn written(&mut self, printed: oneshot::Receiver<io::Result<()>>) -> Option<io::Result<()>> {
         let mut printed = std::pin::pin!(printed);
+        // Who reads at all gets the last words, even if the time is up.
+        let last_words = Instant::now() + LAST_WORDS;
         loop {
-            let until = self.stopping.map(|stopping| stopping.kill_at);
+            let until = self.stopping.map(|stopping| stopping.end_at.max(last_words));
             tokio::select! {
                 biased;
                 answer = &mut printed => {
@@ -255,7 +293,7 @@ impl Steering {
                     if let Asked::Stop(by) = asked {
                         // The first is obeyed at once: nothing runs any more that could be drained.
                         let now = Instant::now();
-                        self.stopping = Some(Stopping { by, term_at: now, kill_at: now });
+                        self.stopping = Some(Stopping { by, term_at: now, kill_at: now, end_at: now + LAST_WORDS });
                     }
                 }
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return None,
@@ -288,7 +326,7 @@ impl Over {
         printed: oneshot::Receiver<io::Result<()>>,
     ) -> Exit {
         let complete = self.source.is_over();
-        let (trouble, summary) = self.ledger.close_books(&self.source.unfinished());
+        let (trouble, summary) = self.ledger.close_books(&self.source.unfinished(), &self.source.put_back());
         let stop = steering.stopping.map(|stopping| stopping.by).filter(|_| !complete);
         let stopped_by = match &trouble {
             Some(Trouble::Failure) if stop.is_none() && !complete => Some("--stop-on-failure"),

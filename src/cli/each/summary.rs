@@ -19,10 +19,13 @@ pub(super) struct Summary {
     pub(super) failed: u64,
     /// Begun, and neither done nor failed when it ended.
     pub(super) unfinished: u64,
+    /// Read, and not begun when it ended.
+    pub(super) put_back: u64,
     /// Attempts after which another was due.
     pub(super) retried: u64,
     failures: Vec<Failure>,
     leftovers: Vec<(u64, String)>,
+    unbegun: Vec<(u64, String)>,
 }
 
 /// A record that failed for good.
@@ -52,6 +55,7 @@ struct Line<'a> {
     done: u64,
     failed: u64,
     unfinished: u64,
+    put_back: u64,
     retried: u64,
     seconds: f64,
     stopped_by: Option<&'a str>,
@@ -82,6 +86,14 @@ impl Summary {
         }
     }
 
+    /// A record was read and not begun.
+    pub(super) fn put_back(&mut self, number: u64, excerpt: impl FnOnce() -> String) {
+        self.put_back += 1;
+        if self.unbegun.len() < LISTED {
+            self.unbegun.push((number, excerpt()));
+        }
+    }
+
     /// The summary for a person.
     pub(super) fn text(&self, ending: &Ending<'_>) -> String {
         let mut text = "tidegate: ".to_owned();
@@ -92,6 +104,9 @@ impl Summary {
         let _ = write!(text, "{} done, {} failed", count(self.done), count(self.failed));
         if self.unfinished > 0 {
             let _ = write!(text, ", {} begun and not finished", count(self.unfinished));
+        }
+        if self.put_back > 0 {
+            let _ = write!(text, ", {} read and not begun", count(self.put_back));
         }
         let _ = write!(text, " in {} ({})", span(ending.took), rate(self.done + self.failed, ending.took));
         match self.retried {
@@ -120,18 +135,36 @@ impl Summary {
             let _ = writeln!(text, "tidegate: record {number} was not finished: {excerpt}");
         }
         more(&mut text, self.unfinished, self.leftovers.len(), "were not finished");
-        if let Some(number) = ending.not_begun {
-            let _ = writeln!(text, "tidegate: nothing from record {number} on was begun");
+        for (number, excerpt) in &self.unbegun {
+            let _ = writeln!(text, "tidegate: record {number} was not begun: {excerpt}");
+        }
+        more(&mut text, self.put_back, self.unbegun.len(), "were not begun");
+        match ending.not_begun {
+            None => {}
+            Some(0 | 1) => text.push_str("tidegate: nothing of the input was begun\n"),
+            Some(number) => {
+                let _ = writeln!(text, "tidegate: nothing after record {} was begun", count(number - 1));
+            }
         }
         text
     }
 
     /// The summary for a program.
     pub(super) fn json(&self, ending: &Ending<'_>) -> impl Serialize {
-        let Self { done, failed, unfinished, retried, .. } = *self;
+        let Self { done, failed, unfinished, put_back, retried, .. } = *self;
         let seconds = ending.took.as_micros() as f64 / 1e6;
         let (stopped_by, not_begun_from) = (ending.stopped_by, ending.not_begun);
-        Line { r#type: "summary", done, failed, unfinished, retried, seconds, stopped_by, not_begun_from }
+        Line {
+            r#type: "summary",
+            done,
+            failed,
+            unfinished,
+            put_back,
+            retried,
+            seconds,
+            stopped_by,
+            not_begun_from,
+        }
     }
 }
 
@@ -155,19 +188,21 @@ mod tests {
         summary.failed(8, 0, &"is longer than --max-record".into(), || "xxx".to_owned());
         summary.unfinished(9, || "c".to_owned());
         summary.unfinished(10, || "d".to_owned());
+        summary.put_back(11, || "e".to_owned());
         let ending = Ending { max_attempts: 3, stopped_by: Some("TERM"), not_begun: Some(14), ..QUICK };
         assert_eq!(
             summary.text(&ending),
-            "tidegate: stopped by TERM before the end of the input: 9 done, 2 failed, 2 begun and not finished in \
-             2.00 s (5.5/s); 1 attempt was repeated\n\
+            "tidegate: stopped by TERM before the end of the input: 9 done, 2 failed, 2 begun and not finished, 1 read and \
+             not begun in 2.00 s (5.5/s); 1 attempt was repeated\n\
              tidegate: record 7 failed: exited with status 1 (attempt 3 of 3): a b\n\
              tidegate: record 8 failed: is longer than --max-record: xxx\n\
              tidegate: record 9 was not finished: c\n\
              tidegate: record 10 was not finished: d\n\
-             tidegate: nothing from record 14 on was begun\n"
+             tidegate: record 11 was not begun: e\n\
+             tidegate: nothing after record 13 was begun\n"
         );
         let json = serde_json::to_string(&summary.json(&ending)).expect("plain figures");
-        let expected = r#"{"type":"summary","done":9,"failed":2,"unfinished":2,"retried":1,"seconds":2.0,"stopped_by":"TERM","not_begun_from":14}"#;
+        let expected = r#"{"type":"summary","done":9,"failed":2,"unfinished":2,"put_back":1,"retried":1,"seconds":2.0,"stopped_by":"TERM","not_begun_from":14}"#;
         assert_eq!(json, expected);
     }
 
