@@ -1,0 +1,195 @@
+//! Durable jobs in one file: how many a second are enqueued and run, what a long queue costs, how soon an idle worker
+//! starts a job, and what it costs while it waits.
+//!
+//! `cargo bench --features sqlite --bench sqlite` prints medians of several rounds. The file is made in the folder that
+//! `TIDEGATE_BENCH_FOLDER` names, `target` by default: it should be on a real disk. `TIDEGATE_BENCH_SMOKE=1` runs it
+//! tiny, to see that it works.
+
+#![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
+
+mod support;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use support::{Counting, Table, cpu_time, install_recorder, median};
+use tidegate::backend::sqlite::{Durability, Sqlite};
+use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Jobs in one call of `enqueue`.
+const BATCH: u64 = 1_000;
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A fresh file; what was there before is gone.
+fn file() -> PathBuf {
+    let folder =
+        std::env::var_os("TIDEGATE_BENCH_FOLDER").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let file = folder.join("bench.sqlite");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = file.clone().into_os_string();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+    file
+}
+
+fn open(durability: Durability) -> Sqlite {
+    Sqlite::builder(file()).durability(durability).open().expect("a file")
+}
+
+async fn fill(jobs: &Sqlite, count: u64, queue: &str, priority: i16) {
+    for start in (0..count).step_by(BATCH as usize) {
+        let batch = (start..count.min(start + BATCH))
+            .map(|_| NewJob::new("no-op", "").queue(queue).priority(priority));
+        jobs.enqueue(batch.collect()).await.expect("enqueued");
+    }
+}
+
+struct Rates {
+    enqueued: f64,
+    run: f64,
+    cpu_us: f64,
+}
+
+/// Enqueues, then runs all but what lay there before.
+fn round(durability: Durability, count: u64, before: u64, prefetch: usize) -> Rates {
+    let (runtime, jobs) = (runtime(), open(durability));
+    runtime.block_on(async {
+        fill(&jobs, before, "later", -1).await;
+        let start = Instant::now();
+        fill(&jobs, count, "default", 0).await;
+        let enqueued = count as f64 / start.elapsed().as_secs_f64();
+        let registry = Registry::new().handle_raw("no-op", |_: Context| async {});
+        let worker = Worker::builder(jobs.intake(), registry)
+            .max_concurrent_jobs(20)
+            .prefetch(prefetch)
+            .queues(tidegate::Queues::strict(["default"]))
+            .build()
+            .expect("valid settings");
+        let (handle, shutdown) = (worker.handle(), Shutdown::new());
+        let (start, cpu) = (Instant::now(), cpu_time());
+        let stop = async {
+            while handle.stats().done < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let took = (start.elapsed(), cpu_time() - cpu);
+            shutdown.stop();
+            took
+        };
+        let (took, cpu) = tokio::join!(worker.run(shutdown.clone()), stop).1;
+        assert_eq!(jobs.counts().await.expect("counted").done, count);
+        Rates {
+            enqueued,
+            run: count as f64 / took.as_secs_f64(),
+            cpu_us: cpu.as_secs_f64() * 1e6 / count as f64,
+        }
+    })
+}
+
+fn throughput(count: u64, rounds: usize, many: u64) {
+    let cases: [(&str, Durability, u64, usize); 5] = [
+        ("full", Durability::Full, 0, 0),
+        ("full, prefetch 180", Durability::Full, 0, 180),
+        ("normal", Durability::Normal, 0, 0),
+        ("normal, prefetch 180", Durability::Normal, 0, 180),
+        ("normal, many waiting", Durability::Normal, many, 0),
+    ];
+    let mut runs: Vec<Vec<Rates>> = cases.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (runs, (_, durability, before, prefetch)) in runs.iter_mut().zip(cases) {
+            runs.push(round(durability, count, before, prefetch));
+        }
+    }
+    let title = format!("{count} no-op jobs, 20 slots; enqueued in batches of {BATCH}; many: {many}");
+    let mut table = Table::new(&title, &["", "enqueued/s", "run/s", "cpu us/job run"]);
+    for ((name, ..), runs) in cases.iter().zip(&runs) {
+        let of = |figure: fn(&Rates) -> f64| median(runs.iter().map(figure));
+        table.row(&[
+            (*name).to_owned(),
+            format!("{:.0}", of(|rates| rates.enqueued)),
+            format!("{:.0}", of(|rates| rates.run)),
+            format!("{:.1}", of(|rates| rates.cpu_us)),
+        ]);
+    }
+    table.print();
+}
+
+/// From just before the enqueueing of one job to its handler's first line, by the same handle or by another one.
+async fn pick_up(times: usize, across: bool) -> Vec<Duration> {
+    let jobs = open(Durability::Normal);
+    let producer = if across { Sqlite::open(file_there()).expect("the same file") } else { jobs.clone() };
+    let (started, mut has_started) = mpsc::channel(1);
+    let registry = Registry::new().handle_raw("tick", move |_: Context| {
+        let (started, now) = (started.clone(), Instant::now());
+        async move { started.send(now).await }
+    });
+    let worker = Worker::builder(jobs.intake(), registry).build().expect("valid settings");
+    let shutdown = Shutdown::new();
+    let mut took = Vec::with_capacity(times);
+    let measure = async {
+        for turn in 0..times {
+            // Long enough for everything to fall asleep, and out of step with its looks.
+            tokio::time::sleep(Duration::from_millis(3 + turn as u64 % 7)).await;
+            let before = Instant::now();
+            producer.enqueue(vec![NewJob::new("tick", "")]).await.expect("enqueued");
+            took.push(has_started.recv().await.expect("it starts").duration_since(before));
+        }
+        shutdown.stop();
+    };
+    tokio::join!(worker.run(shutdown.clone()), measure);
+    took.sort();
+    took
+}
+
+/// The file that is there.
+fn file_there() -> PathBuf {
+    let folder =
+        std::env::var_os("TIDEGATE_BENCH_FOLDER").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    folder.join("bench.sqlite")
+}
+
+async fn idle(time: Duration) -> f64 {
+    let registry = Registry::new().handle_raw("tick", |_: Context| async {});
+    let worker = Worker::builder(open(Durability::Full).intake(), registry).build().expect("valid settings");
+    let shutdown = Shutdown::new();
+    let measure = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = cpu_time();
+        tokio::time::sleep(time).await;
+        let used = cpu_time() - before;
+        shutdown.stop();
+        100.0 * used.as_secs_f64() / time.as_secs_f64()
+    };
+    tokio::join!(worker.run(shutdown.clone()), measure).1
+}
+
+fn main() {
+    install_recorder();
+    let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
+    let (count, rounds, many, ticks, rest) =
+        if smoke { (500, 1, 1_000, 5, 1) } else { (20_000, 3, 1_000_000, 300, 20) };
+    throughput(count, rounds, many);
+    let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
+    for (name, across) in [("by the same handle", false), ("by another", true)] {
+        let took = runtime().block_on(pick_up(ticks, across));
+        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+        table.row(&[
+            name.to_owned(),
+            format!("{:.0}", at(0.5)),
+            format!("{:.0}", at(0.99)),
+            format!("{:.0}", at(1.0)),
+        ]);
+    }
+    table.print();
+    let cpu = runtime().block_on(idle(Duration::from_secs(rest)));
+    println!("\nan idle worker: {cpu:.2} % CPU over {rest} s");
+    let _ = file();
+}
