@@ -33,6 +33,10 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(60);
 /// How long a fetch on a session that is given up may take to return what it has taken.
 const CALLED_BACK: Duration = Duration::from_secs(1);
 
+/// For how long a fetch waits for settlements that are under way, so that it can ask for more at once. An exchange with
+/// a store nearby takes a tenth of that; one that takes longer is not waited for, since slots would stand idle.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(20);
+
 /// An answer that comes sooner than this and brings nothing comes from a source that does not wait.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
@@ -49,6 +53,8 @@ pub(crate) struct Fetcher {
     permits: Vec<Permit>,
     failures: u32,
     not_before: Option<Instant>,
+    /// How many permits the settlements that are under way will free, and until when that is waited for.
+    soon: Option<(usize, Instant)>,
     draws: u64,
 }
 
@@ -69,6 +75,7 @@ impl Fetcher {
             permits: Vec::new(),
             failures: 0,
             not_before: None,
+            soon: None,
             draws: seed,
         }
     }
@@ -82,9 +89,27 @@ impl Fetcher {
         self.not_before
     }
 
-    /// Whether there is room for more deliveries.
-    pub(crate) fn has_room(&self) -> bool {
-        self.places.free() > 0
+    /// Settlements are sent that will free so many permits.
+    pub(crate) fn expect(&mut self, permits: usize, now: Instant) {
+        self.soon = Some((permits, now + SETTLE_PATIENCE));
+    }
+
+    /// They have been answered.
+    pub(crate) fn expect_nothing(&mut self) {
+        self.soon = None;
+    }
+
+    /// Until when to wait for permits that are on their way: if they are more than there are now, one fetch for all
+    /// fills the slots sooner than a small one now and, after it, another.
+    pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.soon
+            .filter(|(permits, until)| *permits > self.places.free() && *until > now)
+            .map(|(_, until)| until)
+    }
+
+    /// Whether there is room for more deliveries at `now`, and reason to ask for them now.
+    fn is_ready(&self, now: Instant) -> bool {
+        self.places.free() > 0 && self.not_before.is_none_or(|at| at <= now) && self.held_until(now).is_none()
     }
 
     /// Changes how many deliveries may be held. Returns whether there are fewer places than before.
@@ -135,7 +160,7 @@ impl Loop {
     /// Whether there is room and reason for a fetch at `now`.
     pub(crate) fn may_fetch(&self, now: Instant) -> bool {
         let wanted = self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet();
-        wanted && self.fetcher.has_room() && self.fetcher.not_before.is_none_or(|at| at <= now)
+        wanted && self.fetcher.is_ready(now)
     }
 
     /// The next fetch, if there is room and reason for one. Takes its permits.

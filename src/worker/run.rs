@@ -372,7 +372,8 @@ impl Loop {
         self.completions.turn_is_over(self.control.running.taken());
         let fetch = if self.phase == Phase::Running { self.fetcher.not_before() } else { None };
         let (sweep, settle) = (self.flights.next_sweep(), self.unsettled.not_before());
-        let times = [sweep, settle, fetch, self.stopping.next(now), self.hot_until];
+        let held = self.fetcher.held_until(now);
+        let times = [sweep, settle, fetch, held, self.stopping.next(now), self.hot_until];
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
         // One that rings too early costs a look; resetting it each time would cost more.
         if let Some(next) = next.filter(|next| *next < timer.deadline()) {

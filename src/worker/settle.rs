@@ -167,11 +167,13 @@ impl Loop {
             }
             _ => false,
         });
+        self.fetcher.expect(batch.places.len(), now);
         !batch.places.is_empty()
     }
 
     /// A batch was answered. Returns it for its vectors.
     pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
+        self.fetcher.expect_nothing();
         for place in std::mem::take(&mut batch.lost) {
             self.give_up(place);
         }

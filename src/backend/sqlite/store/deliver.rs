@@ -70,14 +70,16 @@ impl Txn<'_> {
     fn heads(&self, queue: Option<&Queue>) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT queue, kind, rank, ord FROM jobs
-             WHERE state = 0 AND (queue, kind, rank) > (?1, ?2, ?3) ORDER BY queue, kind, rank, ord LIMIT 1",
+             WHERE state = 0 AND (queue, kind, rank, ord) > (?1, ?2, ?3, ?4)
+             ORDER BY queue, kind, rank, ord LIMIT 1",
         )?;
         let mut heads: Vec<Head> = Vec::new();
-        // No name is empty, so this comes before all.
+        // No name is empty, so this comes before all. Greater than the last that a lane could have, and not only than
+        // the lane: SQLite would seek to the lane's first and pass over all of it.
         let mut after = (queue.map_or("", Queue::as_str).to_owned(), String::new(), i64::MIN);
         loop {
             let head = statement
-                .query_row(params![after.0, after.1, after.2], |row| {
+                .query_row(params![after.0, after.1, after.2, i64::MAX], |row| {
                     Ok(Head {
                         queue: Queue::new(row.get_ref(0)?.as_str()?),
                         kind: Kind::new(row.get_ref(1)?.as_str()?),
