@@ -651,6 +651,8 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
         assert!(error.is_invalid_input() && error.to_string().contains(setting), "{error}");
     };
     refused(&|policy| policy.factor = f64::NAN, "factor");
+    refused(&|policy| policy.initial = Duration::ZERO, "begin above zero");
+    refused(&|policy| policy.cap = policy.initial / 2, "not above its cap");
     refused(&|policy| policy.factor = 0.5, "factor");
     refused(&|policy| policy.jitter = -0.1, "jitter");
     refused(&|policy| policy.jitter = f64::NAN, "jitter");

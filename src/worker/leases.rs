@@ -1,6 +1,7 @@
 //! What the loop and the heartbeat thread share: the [`LeaseTable`] behind its lock.
 //!
-//! The only mutable state that two threads of the engine share, and what loom checks. Invariants:
+//! What two threads of the engine decide about together, and what loom checks. (They also share the bell, which only
+//! wakes, and each run's control block, which is atomics.) Invariants:
 //!
 //! 1. Whether a delivery may be settled and whether its lease was lost are decided under the same lock, so
 //!    the loop never settles what the heartbeat has called lost (P5).

@@ -35,11 +35,11 @@ use crate::telemetry::ConnectionTelemetry;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ReconnectPolicy {
-    /// The wait after the first failure. Default 100 ms: most restarts of a server are over within it.
+    /// The wait after the first failure, above zero. Default 100 ms: most restarts of a server are over within it.
     pub initial: Duration,
     /// By what it grows with each further failure. Default 2.
     pub factor: f64,
-    /// The longest wait. Default 2 s, so that work resumes within 2 s of a server's return.
+    /// The longest wait, not below `initial`. Default 2 s, so that work resumes within 2 s of a server's return.
     pub cap: Duration,
     /// The greatest part of a wait that chance may take off, from 0 to 1. Default a half: many workers that
     /// lost the same server do not come back in step.

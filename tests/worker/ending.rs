@@ -281,8 +281,8 @@ async fn a_thousand_reconnects_leave_no_file_no_task_and_no_session_behind() {
     let flaky = Flaky::around(feed.clone()).on_fetch(fetches).shared();
     let maker = Maker::of(flaky as Arc<dyn Source>);
     let mut policy = hasty();
-    policy.initial = Duration::ZERO;
-    policy.cap = Duration::ZERO;
+    policy.initial = Duration::from_micros(1);
+    policy.cap = Duration::from_micros(1);
     let registry = registry_of(|context: Context| async move {
         if context.attempt() == 1 && context.job().id.as_str().ends_with('7') {
             panics("now and then");

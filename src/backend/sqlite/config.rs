@@ -67,7 +67,7 @@ impl SqliteBuilder {
             durability: Durability::default(),
             clock: Clock::default(),
             busy_timeout: Duration::from_secs(5),
-            watch_every: Duration::from_millis(25),
+            watch_every: Duration::from_millis(40),
         }
     }
 
@@ -117,7 +117,7 @@ impl SqliteBuilder {
         self
     }
 
-    /// How often a fetch that waits looks whether another process has changed the file. Default 25 ms: a look takes
+    /// How often a fetch that waits looks whether another process has changed the file. Default 40 ms: a look takes
     /// some microseconds. Changes by this process are noticed at once.
     pub fn watch_every(mut self, pause: Duration) -> Self {
         self.watch_every = pause;
