@@ -9,6 +9,8 @@
 mod support;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use support::{Counting, Table, alive_bytes, allocations, cpu_time, install_recorder, median};
@@ -223,6 +225,67 @@ fn sleepers(jobs: u64) {
     println!("started and handed back within {:?}", start.elapsed());
 }
 
+/// One job in 20 takes 50 times as long: how much of the slots' time is busy, beside batches of 20 that wait for the
+/// slowest of each.
+fn full(jobs: u32) {
+    const SLOTS: u32 = 20;
+    let time = |number: u32| Duration::from_millis(if number.is_multiple_of(20) { 100 } else { 2 });
+    // What the naps really took: a timer goes off at the next millisecond.
+    let napped = Arc::new(AtomicU64::new(0));
+    let nap = {
+        let napped = napped.clone();
+        move |number: u32| {
+            let (napped, start) = (napped.clone(), Instant::now());
+            async move {
+                tokio::time::sleep(time(number)).await;
+                napped.fetch_add(start.elapsed().as_micros() as u64, Ordering::Relaxed);
+            }
+        }
+    };
+    let share = |wall: Duration| {
+        100.0 * napped.swap(0, Ordering::Relaxed) as f64 / 1e6 / (f64::from(SLOTS) * wall.as_secs_f64())
+    };
+    let runtime = runtime(2);
+    let queue = Memory::new();
+    let napping = nap.clone();
+    let registry = Registry::new().handle_raw("nap", move |context: Context| {
+        napping(String::from_utf8_lossy(context.payload()).parse().unwrap_or(1))
+    });
+    let worker = Worker::builder(queue.intake(), registry).max_concurrent_jobs(SLOTS as usize).build();
+    let (worker, shutdown) = (worker.expect("valid settings"), Shutdown::new());
+    let ours = runtime.block_on(async {
+        let naps = (0..jobs).map(|number| NewJob::new("nap", number.to_string())).collect();
+        queue.enqueue(naps).await.expect("room for all");
+        let start = Instant::now();
+        let stop = async {
+            queue.drained().await;
+            shutdown.stop();
+            start.elapsed()
+        };
+        tokio::join!(worker.run(shutdown.clone()), stop).1
+    });
+    let ours = (share(ours), ours);
+    let batches = runtime.block_on(async {
+        let start = Instant::now();
+        for first in (0..jobs).step_by(SLOTS as usize) {
+            let mut set = JoinSet::new();
+            for number in first..jobs.min(first + SLOTS) {
+                set.spawn(nap(number));
+            }
+            while set.join_next().await.is_some() {}
+        }
+        start.elapsed()
+    });
+    let mut table = Table::new(
+        &format!("{jobs} jobs of 2 ms, 1 in 20 of 100 ms, {SLOTS} slots"),
+        &["", "busy %", "wall"],
+    );
+    for (name, (busy, wall)) in [("own thread", ours), ("batches of 20", (share(batches), batches))] {
+        table.row(&[name.to_owned(), format!("{busy:.1}"), format!("{wall:.2?}")]);
+    }
+    table.print();
+}
+
 fn main() {
     install_recorder();
     let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
@@ -230,5 +293,6 @@ fn main() {
     let jobs = std::env::var("TIDEGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(jobs);
     no_ops(jobs, rounds);
     cpu_bound(jobs / 4, rounds);
+    full(if smoke { 200 } else { 4_000 });
     sleepers(sleeping);
 }
