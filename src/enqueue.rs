@@ -18,7 +18,9 @@ pub trait Enqueue: Send + Sync + 'static {
     /// When it returns, the jobs are as safe as the backend promises (`docs/guarantees.md`).
     ///
     /// # Errors
-    /// [`Full`](ErrorKind::Full) when the store's bound is reached; whatever the backend fails with.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a job that makes no sense (no kind, no queue, no attempts, an
+    /// empty key, a payload that is too large); [`Full`](ErrorKind::Full) when the store's bound is reached;
+    /// [`Unsupported`](ErrorKind::Unsupported) for what this backend can't keep; whatever the backend fails with.
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error>;
 }
 
@@ -146,8 +148,8 @@ impl NewJob {
         self
     }
 
-    /// Checks what every backend refuses.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    /// Checks what every backend refuses without looking at what it holds.
+    pub(crate) fn validate(&self, max_payload_bytes: usize) -> Result<(), Error> {
         if self.kind.as_str().is_empty() {
             return Err(Error::invalid("a job's kind is empty: name the handler that is to run it"));
         }
@@ -162,6 +164,13 @@ impl NewJob {
         }
         if self.unique.as_ref().is_some_and(|unique| unique.key.0.is_empty()) {
             return Err(Error::invalid(format!("the unique key of a job of kind {:?} is empty", self.kind)));
+        }
+        let size = self.payload.len();
+        if size > max_payload_bytes {
+            return Err(Error::invalid(format!(
+                "the payload of a job of kind {:?} has {size} bytes: at most {max_payload_bytes} are allowed",
+                self.kind
+            )));
         }
         Ok(())
     }
@@ -199,7 +208,8 @@ pub struct Unique {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// While the job waits; free again from the moment that it is handed to a worker (and taken once more
-    /// if it has to be retried, unless another has taken it meanwhile: then both are kept).
+    /// if it has to be retried, unless another has taken it meanwhile: then both are kept, and the key is taken
+    /// for as long as any of them waits).
     WhileQueued,
     /// Until it is done or in the dead letters.
     UntilDone,

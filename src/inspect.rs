@@ -29,7 +29,9 @@ pub trait Manage: Send + Sync + 'static {
     /// next renewal of its lease, and whatever it answers then, the job is not tried again.
     async fn cancel(&self, id: &JobId) -> Result<bool, Error>;
 
-    /// Makes a dead or delayed job available now. A dead one's attempts begin anew.
+    /// Makes a dead or delayed job available now. A dead one's attempts begin anew; one whose unique key another
+    /// job has taken meanwhile stays dead: `false`. A store with a bound may answer with
+    /// [`Full`](crate::ErrorKind::Full).
     async fn requeue(&self, id: &JobId) -> Result<bool, Error>;
 
     /// Deletes a job that is not running.

@@ -1,6 +1,7 @@
 //! What is to be done: [`Job`] and the names that it goes by.
 //!
-//! Plain data. A job never changes once it has been enqueued; what changes from one hand-over to the next
+//! Plain data. A job does not change once it has been enqueued (but for [`Clash::ReplacePayload`](crate::Clash), which
+//! makes a waiting one anew); what changes from one hand-over to the next
 //! (the attempt, the lease) stands in [`Delivery`](crate::Delivery).
 
 use std::borrow::Borrow;

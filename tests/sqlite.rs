@@ -4,6 +4,8 @@
 
 #[path = "sqlite/file.rs"]
 mod file;
+#[path = "sqlite/flat.rs"]
+mod flat;
 #[path = "sqlite/fleet.rs"]
 mod fleet;
 #[path = "sqlite/shared.rs"]

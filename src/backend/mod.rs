@@ -58,6 +58,20 @@ impl Backend {
         Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None }
     }
 
+    /// A backend that has all verbs.
+    fn complete<T>(name: &'static str, intake: Intake, store: Arc<T>) -> Self
+    where
+        T: Enqueue + Reclaim + Inspect + Manage,
+    {
+        Self {
+            enqueue: Some(store.clone()),
+            reclaim: Some(store.clone()),
+            inspect: Some(store.clone()),
+            manage: Some(store),
+            ..Self::new(name, intake)
+        }
+    }
+
     /// The verb of the producer.
     ///
     /// # Errors

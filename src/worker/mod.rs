@@ -107,7 +107,9 @@ impl Worker {
     ///
     /// # Cancel safety
     /// Dropping it aborts the jobs: what can still be handed back is, in the background, within the last
-    /// fifth of the shutdown deadline.
+    /// fifth of the shutdown deadline. Under [`Dispatcher::Shared`] nothing goes on in the background: the jobs
+    /// are dropped with it, nothing is handed back, and they come again, as another attempt, when their leases
+    /// have run out.
     pub async fn run(self, shutdown: Shutdown) -> Report {
         start::run(self, shutdown).await
     }

@@ -121,13 +121,7 @@ impl Memory {
 
     /// All its verbs.
     pub fn backend(&self) -> Backend {
-        let this = Arc::new(self.clone());
-        let mut backend = Backend::new(SCHEME, self.intake());
-        backend.enqueue = Some(this.clone());
-        backend.reclaim = Some(this.clone());
-        backend.inspect = Some(this.clone());
-        backend.manage = Some(this);
-        backend
+        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
 
     /// Enqueues one job, from anywhere: it waits for nothing and needs no runtime.
@@ -135,7 +129,7 @@ impl Memory {
     /// # Errors
     /// As [`enqueue`](Enqueue::enqueue).
     pub fn push(&self, job: NewJob) -> Result<Enqueued, Error> {
-        self.check(&job)?;
+        job.validate(self.0.max_payload_bytes)?;
         let (now, wall) = (Instant::now(), wall_clock());
         self.with(|store| store.push(now, wall, job))
     }
@@ -221,19 +215,6 @@ impl Memory {
     fn listen(&self, guarded: &mut Guarded, what: For, bell: Pin<&mut Notified<'_>>) -> Listener<'_> {
         guarded.listeners.join(what, bell);
         Listener { memory: self, what }
-    }
-
-    /// What can be refused without looking at the store.
-    fn check(&self, job: &NewJob) -> Result<(), Error> {
-        job.validate()?;
-        let (size, limit) = (job.payload.len(), self.0.max_payload_bytes);
-        if size <= limit {
-            return Ok(());
-        }
-        let kind = &job.kind;
-        Err(Error::invalid(format!(
-            "the payload of a job of kind {kind:?} has {size} bytes: at most {limit} are allowed"
-        )))
     }
 }
 
@@ -332,7 +313,7 @@ impl Reclaim for Memory {
 #[async_trait]
 impl Enqueue for Memory {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
-        jobs.iter().try_for_each(|job| self.check(job))?;
+        jobs.iter().try_for_each(|job| job.validate(self.0.max_payload_bytes))?;
         let (now, wall) = (Instant::now(), wall_clock());
         self.with(|store| store.enqueue(now, wall, jobs))
     }

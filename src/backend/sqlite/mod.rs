@@ -120,13 +120,7 @@ impl Sqlite {
 
     /// All its verbs.
     pub fn backend(&self) -> Backend {
-        let this = Arc::new(self.clone());
-        let mut backend = Backend::new(SCHEME, self.intake());
-        backend.enqueue = Some(this.clone());
-        backend.reclaim = Some(this.clone());
-        backend.inspect = Some(this.clone());
-        backend.manage = Some(this);
-        backend
+        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
 
     fn now(&self) -> Time {
@@ -193,19 +187,6 @@ impl Sqlite {
     fn version(&self) -> rusqlite::Result<i64> {
         lock(&self.0.watcher).prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
-
-    /// What can be refused without looking at the store.
-    fn check(&self, job: &NewJob) -> Result<(), Error> {
-        job.validate()?;
-        let (size, limit) = (job.payload.len(), self.0.max_payload_bytes);
-        if size <= limit {
-            return Ok(());
-        }
-        let kind = &job.kind;
-        Err(Error::invalid(format!(
-            "the payload of a job of kind {kind:?} has {size} bytes: at most {limit} are allowed"
-        )))
-    }
 }
 
 #[expect(
@@ -270,7 +251,7 @@ impl Reclaim for Sqlite {
 #[async_trait]
 impl Enqueue for Sqlite {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
-        jobs.iter().try_for_each(|job| self.check(job))?;
+        jobs.iter().try_for_each(|job| job.validate(self.0.max_payload_bytes))?;
         self.pass("enqueueing jobs", move |txn, now| txn.enqueue(now, &jobs)).await
     }
 }
