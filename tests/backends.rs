@@ -79,6 +79,7 @@ macro_rules! suite {
                     a_retried_job_goes_to_the_back,
                     a_released_job_goes_to_the_front,
                     delayed_jobs_come_in_the_order_of_their_times,
+                    delayed_jobs_that_became_due_unseen_come_in_the_order_of_their_times,
                 }
                 settle {
                     an_acked_job_is_gone,

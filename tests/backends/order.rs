@@ -130,3 +130,13 @@ pub(crate) async fn delayed_jobs_come_in_the_order_of_their_times(f: Fixture) {
     f.pass(secs(7)).await;
     assert_eq!(texts(&f.take(9).await), ["1", "2", "between", "3"]);
 }
+
+pub(crate) async fn delayed_jobs_that_became_due_unseen_come_in_the_order_of_their_times(f: Fixture) {
+    needs!(f, delayed);
+    needs!(f, order);
+    for (payload, after) in [("3", 9), ("1", 3), ("2", 6)] {
+        f.push(job(payload).delay(secs(after))).await;
+    }
+    f.pass(secs(20)).await;
+    assert_eq!(texts(&f.take(9).await), ["1", "2", "3"]);
+}

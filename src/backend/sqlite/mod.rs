@@ -208,9 +208,8 @@ impl Source for Sqlite {
         let deadline = later(Instant::now(), wanted.wait);
         let mut changed = pin!(self.changed_by_others());
         loop {
-            // Listening begins before the look: what comes in between is heard.
-            let mut bell = pin!(self.0.gate.bell.notified());
-            bell.as_mut().enable();
+            // From here on it hears whenever all listeners are told, before it is first polled too.
+            let bell = self.0.gate.bell.notified();
             let (taken, next) = self.look(wanted.clone()).await?;
             if !taken.is_empty() || Instant::now() >= deadline {
                 return Ok(taken);

@@ -104,6 +104,29 @@ async fn what_fails_leaves_its_neighbours_alone() {
     );
 }
 
+/// A fetch that is dropped while its transaction waits to be done: the jobs are not lost for the time of a lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_fetch_that_is_dropped_at_work_gives_its_jobs_back() {
+    let file = File::new();
+    let jobs = file.open();
+    push(&jobs, "").await.expect("enqueued");
+    let wanted = FetchRequest::new(std::num::NonZeroUsize::MIN, Duration::ZERO);
+    let stop = CancellationToken::new();
+    let held = lock(&jobs.0.gate.connection);
+    assert!(jobs.fetch(&wanted, &stop).now_or_never().is_none(), "it is left at the gate, and dropped here");
+    drop(held);
+    let taken = loop {
+        // As soon as the first is done, so is what gives back.
+        let taken = jobs.fetch(&wanted, &stop).await.expect("fetched");
+        if !taken.is_empty() {
+            break taken;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!((taken.len(), taken[0].attempt), (1, 1), "the attempt was not counted");
+    assert!(taken[0].lease.is_some());
+}
+
 #[tokio::test]
 async fn a_file_that_others_keep_locked_is_said_and_comes_back() {
     let file = File::new();
