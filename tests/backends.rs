@@ -15,6 +15,9 @@ mod crippled;
 mod fetch;
 #[path = "backends/fixture.rs"]
 mod fixture;
+#[cfg(feature = "sqlite")]
+#[path = "sqlite/folder.rs"]
+mod folder;
 #[path = "backends/inspect.rs"]
 mod inspect;
 #[path = "backends/lease.rs"]

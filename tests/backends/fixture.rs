@@ -2,9 +2,7 @@
 
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate::{
@@ -48,31 +46,8 @@ pub(crate) struct Fixture {
     pub(crate) ttl: Duration,
     /// By how much something may come late.
     pub(crate) slack: Duration,
-    /// Where the store is, if it is on the disk.
-    pub(crate) folder: Option<Folder>,
-}
-
-/// A folder of the test's own.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tidegate-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    /// What must stay for as long as the store is used: the folder that it is in, say.
+    pub(crate) _kept: Option<Box<dyn Send + Sync>>,
 }
 
 /// Ends the test, on one visible line, if the row has not the feature.
@@ -140,7 +115,7 @@ impl Fixture {
             None => None,
         };
         let producer = backend.enqueue().expect("a producer").clone();
-        Self { backend, has, producer, source, renewer, ttl, slack, folder: None }
+        Self { backend, has, producer, source, renewer, ttl, slack, _kept: None }
     }
 
     pub(crate) fn skip(&self, what: &str) {

@@ -33,8 +33,8 @@ pub(crate) async fn crippled() -> Fixture {
 pub(crate) async fn sqlite() -> Fixture {
     use tidegate::backend::sqlite::{Clock, Durability, Sqlite};
     let ttl = secs(30);
-    let folder = crate::fixture::Folder::new();
-    let sqlite = Sqlite::builder(folder.path().join("jobs.sqlite"))
+    let folder = crate::folder::Folder::new();
+    let sqlite = Sqlite::builder(folder.file("jobs.sqlite"))
         .lease_ttl(ttl)
         .crash_limit(3)
         .clock(Clock::Tokio)
@@ -42,6 +42,6 @@ pub(crate) async fn sqlite() -> Fixture {
         .open()
         .expect("a new file");
     let mut fixture = Fixture::of(sqlite.backend(), Features::ALL, ttl, PAUSED_SLACK).await;
-    fixture.folder = Some(folder);
+    fixture._kept = Some(Box::new(folder));
     fixture
 }

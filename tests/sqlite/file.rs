@@ -10,7 +10,7 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::Folder;
+use crate::folder::Folder;
 
 fn at_once(max: usize) -> FetchRequest {
     FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), Duration::ZERO)

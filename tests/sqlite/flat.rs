@@ -10,7 +10,7 @@ use tidegate::{
     Context, Enqueue, Inspect, JobState, Manage, NewJob, Registry, RetryPolicy, Shutdown, Unique, Worker,
 };
 
-use crate::Folder;
+use crate::folder::Folder;
 
 /// What the folder holds, in bytes: the file, and its log of changes.
 fn sizes(file: &Path) -> (u64, u64) {

@@ -13,7 +13,7 @@ use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::time::Instant;
 
-use crate::Folder;
+use crate::folder::Folder;
 
 /// The file of a worker process; beside it, `log` gets a line for each run of a job.
 const FILE: &str = "TIDEGATE_TEST_FILE";

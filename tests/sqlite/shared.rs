@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Folder;
+use crate::folder::Folder;
 
 fn wanted(max: usize, wait: Duration) -> FetchRequest {
     FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), wait)
