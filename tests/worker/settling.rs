@@ -1,10 +1,10 @@
 //! A settlement that fails is kept and tried again, until the source has confirmed it or called it stale.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidegate::{ErrorKind, Intake, ReconnectPolicy, Settlement, Worker};
+use tidegate::{Dispatcher, ErrorKind, Intake, ReconnectPolicy, Settlement, Worker};
 use tokio::time::Instant;
 
 use crate::support::{
@@ -334,4 +334,45 @@ async fn the_loop_does_not_spin_while_it_waits_for_work() {
         assert_idle(&name).await;
     })
     .await;
+}
+
+/// Permits that are on their way are waited for, so that one fetch asks for all of them; but not for long.
+#[tokio::test(start_paused = true)]
+async fn a_fetch_waits_a_little_for_permits_that_are_on_their_way() {
+    for (settling_takes, asked, moment) in
+        [(Duration::from_millis(5), [12, 12], 10), (Duration::from_millis(500), [12, 5], 520)]
+    {
+        let feed = Feed::new().with(jobs(12)).shared();
+        let slow = SlowToSettle::by(settling_takes, feed.clone());
+        let recording = Recording::around(slow);
+        // Five are over at once; the others while these are being settled.
+        let started = AtomicUsize::new(0);
+        let registry = registry_of(move |_| {
+            let early = started.fetch_add(1, Ordering::SeqCst) < 5;
+            async move {
+                if !early {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        });
+        let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
+            .max_concurrent_jobs(12)
+            .dispatcher(Dispatcher::Shared)
+            .build()
+            .expect("the settings make sense");
+        let begun = Instant::now();
+        let (_, took) = during(worker, async {
+            until("it has asked twice", || recording.requests().len() == 2).await;
+            begun.elapsed()
+        })
+        .await;
+        let requests: Vec<usize> =
+            recording.requests().iter().take(2).map(|wanted| wanted.max.get()).collect();
+        assert_eq!(requests, asked, "settling takes {settling_takes:?}");
+        let moment = Duration::from_millis(moment);
+        assert!(
+            (moment..moment + Duration::from_millis(8)).contains(&took),
+            "{took:?} instead of {moment:?}"
+        );
+    }
 }
