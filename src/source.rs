@@ -24,8 +24,9 @@ pub trait Source: Send + Sync + 'static {
     /// Waits for work and takes at most `wanted.max` deliveries.
     ///
     /// Returns as soon as there is at least one; perhaps empty-handed after `wanted.wait`, and soon after
-    /// `stop` is cancelled; if it was cancelled before, it takes nothing. Whatever it took off the queue it returns: `stop` is an argument, rather than
-    /// the future being dropped, because a destructive pop must never be cut between reply and return.
+    /// `stop` is cancelled; if it was cancelled before, it takes nothing. Whatever it took off the queue it
+    /// returns: `stop` is an argument, rather than the future being dropped, because a destructive pop must
+    /// never be cut between reply and return.
     ///
     /// # Errors
     /// A [transient](Error::is_transient) error makes the worker try again (through a new session if

@@ -9,6 +9,7 @@ pub mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::enqueue::Enqueue;
 use crate::error::{Error, ErrorKind};
@@ -186,4 +187,28 @@ pub fn open(url: &str) -> Result<Backend, Error> {
 fn known() -> String {
     let forms: Vec<&str> = SCHEMES.iter().map(|(_, form)| *form).collect();
     format!("it knows: {}", forms.join(", "))
+}
+
+/// The longest lease: a year. A lease is there to run out.
+const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Checks what every backend with leases is told about them.
+fn check_leases(lease_ttl: Duration, crash_limit: u32) -> Result<(), Error> {
+    if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {
+        return Err(Error::invalid(format!(
+            "lease_ttl is {lease_ttl:?}: it must be above zero and at most a year"
+        )));
+    }
+    if crash_limit == 0 {
+        return Err(Error::invalid("crash_limit is 0: it must be at least 1"));
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge, where the clock is read: the stores are told the time"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }

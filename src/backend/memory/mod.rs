@@ -25,7 +25,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::futures::Notified;
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::bells::{Bells, For, Listeners, Ring};
 use self::store::{Settings, Store};
-use super::Backend;
+use super::{Backend, check_leases, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
@@ -249,14 +249,6 @@ impl Drop for Listener<'_> {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge, where the clock is read: the store is told the time"
-)]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
-}
-
 #[async_trait]
 impl Source for Memory {
     /// # Cancel safety
@@ -370,9 +362,6 @@ impl Default for MemoryBuilder {
     }
 }
 
-/// The longest lease: a year. A lease is there to run out.
-const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-
 impl MemoryBuilder {
     /// For how long a job belongs to a worker that does not renew its lease; up to a year. Default 30 s: a
     /// worker renews after a third of it, and a job is tried again within half a minute of its worker's end.
@@ -417,16 +406,9 @@ impl MemoryBuilder {
     /// or when `max_jobs` or `crash_limit` is zero.
     pub fn build(self) -> Result<Memory, Error> {
         let Settings { lease_ttl, max_jobs, crash_limit, .. } = self.settings;
-        if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {
-            return Err(Error::invalid(format!(
-                "lease_ttl is {lease_ttl:?}: it must be above zero and at most a year"
-            )));
-        }
+        check_leases(lease_ttl, crash_limit)?;
         if max_jobs == 0 {
             return Err(Error::invalid("max_jobs is 0: it must be at least 1"));
-        }
-        if crash_limit == 0 {
-            return Err(Error::invalid("crash_limit is 0: it must be at least 1"));
         }
         Ok(Memory::from_settings(self.settings))
     }

@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Sqlite, schema};
+use crate::backend::check_leases;
 use crate::error::Error;
-
-/// The longest lease: a year. A lease is there to run out.
-const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a power failure may cost. A process that crashes or is killed costs nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,14 +133,7 @@ impl SqliteBuilder {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when a newer version of this crate made it.
     pub fn open(self) -> Result<Sqlite, Error> {
         let Settings { lease_ttl, crash_limit, .. } = self.settings;
-        if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {
-            return Err(Error::invalid(format!(
-                "lease_ttl is {lease_ttl:?}: it must be above zero and at most a year"
-            )));
-        }
-        if crash_limit == 0 {
-            return Err(Error::invalid("crash_limit is 0: it must be at least 1"));
-        }
+        check_leases(lease_ttl, crash_limit)?;
         if self.watch_every.is_zero() {
             return Err(Error::invalid("watch_every is 0: it must be above zero"));
         }

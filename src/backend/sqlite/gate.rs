@@ -84,23 +84,11 @@ impl Gate {
         unheard: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Error> {
         let (tell, told) = oneshot::channel();
-        let wish: Wish = Box::new(move |txn| {
-            let done = txn.map(|txn| contained(doing, || act(txn)));
-            let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();
-            let answer: Answer = Box::new(move |fate| {
-                let answer = match (done, fate) {
-                    (Some(Err(own)), _) => Err(own.error()),
-                    (_, Some(fate)) => Err(fate.error()),
-                    (Some(Ok(done)), None) => Ok(done),
-                    (None, None) => Err(closed(doing)),
-                };
-                if let Err(Ok(done)) = tell.send(answer) {
-                    unheard(done);
-                }
-            });
-            (answer, failed)
-        });
-        self.leave(wish);
+        self.leave(wish(doing, act, |answer| {
+            if let Err(Ok(done)) = tell.send(answer) {
+                unheard(done);
+            }
+        }));
         told.await.unwrap_or_else(|_| Err(closed(doing)))
     }
 
@@ -110,17 +98,11 @@ impl Gate {
         doing: &'static str,
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<()> + Send + 'static,
     ) {
-        let wish: Wish = Box::new(move |txn| {
-            let failed = txn.and_then(|txn| contained(doing, || act(txn)).err());
-            let error = failed.as_ref().map(|fate| fate.text.clone());
-            let answer: Answer = Box::new(move |fate| {
-                if let Some(error) = error.or_else(|| fate.map(|fate| fate.text.clone())) {
-                    tracing::warn!(error, "{doing} failed");
-                }
-            });
-            (answer, failed)
-        });
-        self.leave(wish);
+        self.leave(wish(doing, act, |answer| {
+            if let Err(error) = answer {
+                tracing::warn!(error = %Chain(&error), "what nobody waits for failed");
+            }
+        }));
     }
 
     fn leave(self: &Arc<Self>, wish: Wish) {
@@ -195,6 +177,27 @@ impl Gate {
         transaction.commit().map_err(sql)?;
         Ok(effects)
     }
+}
+
+/// A wish to do `act`, whose answer goes to `tell` once it is known whether it was committed.
+fn wish<T: Send + 'static>(
+    doing: &'static str,
+    act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
+    tell: impl FnOnce(Result<T, Error>) + Send + 'static,
+) -> Wish {
+    Box::new(move |txn| {
+        let done = txn.map(|txn| contained(doing, || act(txn)));
+        let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();
+        let answer: Answer = Box::new(move |fate| {
+            tell(match (done, fate) {
+                (Some(Err(own)), _) => Err(own.error()),
+                (_, Some(fate)) => Err(fate.error()),
+                (Some(Ok(done)), None) => Ok(done),
+                (None, None) => Err(closed(doing)),
+            });
+        });
+        (answer, failed)
+    })
 }
 
 /// A transaction that writes; rolled back unless it is committed. (That of rusqlite has its statements parsed anew each

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::{Clock, Durability, SqliteBuilder};
 use self::gate::Gate;
 use self::store::{Handed, Time, Txn, moment, time_of};
-use super::Backend;
+use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
@@ -153,9 +153,11 @@ impl Sqlite {
         let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
         let (handed, next) = self.0.gate.pass("fetching jobs", act, unheard).await?;
         let lease = Lease::new(sent_at, self.0.lease_ttl);
-        let deliveries = handed.into_iter().map(|handed| {
-            let (job, attempt, tag) = handed.shared();
-            Delivery { job, attempt, tag, lease: Some(lease) }
+        let deliveries = handed.into_iter().map(|Handed { job, attempt, tag }| Delivery {
+            job,
+            attempt,
+            tag,
+            lease: Some(lease),
         });
         Ok((deliveries.collect(), self.instant(next, now)))
     }
@@ -187,14 +189,6 @@ impl Sqlite {
     fn version(&self) -> rusqlite::Result<i64> {
         lock(&self.0.watcher).prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge, where the clock is read: the store is told the time"
-)]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }
 
 #[async_trait]

@@ -259,8 +259,7 @@ impl Steering {
                 let what = if left == 1 { "1 process" } else { "processes" };
                 self.say(&format!("{what} that had left their command's group are told to stop"));
             }
-            let time = self.grace.min(ORPHANS_END);
-            let until = Instant::now() + if kill { ORPHANS_END } else { time };
+            let until = Instant::now() + if kill { ORPHANS_END } else { self.grace.min(ORPHANS_END) };
             let until = self.stopping.map_or(until, |stopping| until.min(stopping.end_at));
             while orphans::left() > 0 && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{JOB, LEASED, STAND, Stand, Time, Txn, job, nanoseconds, stand};
+use super::{LEASED, Span, Stand, Time, Txn, job, nanoseconds, stand};
 use crate::job::{Job, Kind, Queue, Tag};
 use crate::lease::Renewal;
 use crate::source::{FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
 
 /// A job that was handed over.
 pub(in super::super) struct Handed {
-    pub(in super::super) job: Job,
+    pub(in super::super) job: Arc<Job>,
     pub(in super::super) attempt: u32,
     pub(in super::super) tag: Tag,
 }
@@ -119,15 +119,17 @@ impl Txn<'_> {
     ) -> rusqlite::Result<Vec<Handed>> {
         let token = self.next_seq();
         let until = now.saturating_add(nanoseconds(self.settings.lease_ttl));
-        let sql = format!(
+        let sql = concat!(
             "UPDATE jobs SET state = 2, due = ?1, token = ?2, entered = ?2, since = ?3, attempts = attempts + 1,
                  cancelled = 0
              WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND queue = ?4 AND kind = ?5 AND rank = ?6 AND ord < ?7
                  ORDER BY ord LIMIT ?8)
-             RETURNING {JOB}, attempts, ord, unique_key, window"
+             RETURNING ",
+            job_columns!(),
+            ", attempts, ord, unique_key, window"
         );
         let mut handed = {
-            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut statement = self.connection.prepare_cached(sql)?;
             let (queue, kind) = (lane.queue.as_str(), lane.kind.as_str());
             let rows = statement.query_map(
                 params![
@@ -143,17 +145,18 @@ impl Txn<'_> {
                 |row| {
                     let key = row.get::<_, i64>(0)?;
                     let tag = Tag { session: 0, key: key.unsigned_abs(), token: token.unsigned_abs() };
-                    let queued: bool = row.get::<_, Option<i64>>(11)? == Some(super::Span::Queued as i64);
-                    let handed = Handed { job: job(row)?, attempt: row.get(8)?, tag };
-                    Ok((row.get::<_, i64>(9)?, handed, queued))
+                    let queued = row.get::<_, Option<i64>>(11)? == Some(Span::Queued as i64);
+                    let key = if queued { row.get::<_, Option<String>>(10)? } else { None };
+                    let handed = Handed { job: Arc::new(job(row)?), attempt: row.get(8)?, tag };
+                    Ok((row.get::<_, i64>(9)?, handed, key))
                 },
             )?;
             rows.collect::<rusqlite::Result<Vec<_>>>()?
         };
         handed.sort_by_key(|(ord, ..)| *ord);
-        for (_, handed, queued) in &handed {
-            if *queued && let Some(stand) = self.stand(handed.tag.key.cast_signed())? {
-                self.free_key(&stand)?;
+        for (_, handed, key) in &handed {
+            if let Some(key) = key {
+                self.let_go(&lane.kind, key, handed.tag.key.cast_signed())?;
             }
         }
         Ok(handed.into_iter().map(|(_, handed, _)| handed).collect())
@@ -177,9 +180,12 @@ impl Txn<'_> {
         if tag.session != 0 {
             return Ok(None);
         }
-        let sql = format!("SELECT {STAND} FROM jobs WHERE id = ?1 AND state = ?2 AND token = ?3");
         self.connection
-            .prepare_cached(&sql)?
+            .prepare_cached(concat!(
+                "SELECT ",
+                stand_columns!(),
+                " FROM jobs WHERE id = ?1 AND state = ?2 AND token = ?3"
+            ))?
             .query_row(params![tag.key.cast_signed(), LEASED, tag.token.cast_signed()], stand)
             .optional()
     }
@@ -250,12 +256,5 @@ impl Haul {
         if let Some((_, left)) = self.quotas.iter_mut().find(|(limited, _)| limited == kind) {
             *left -= taken;
         }
-    }
-}
-
-impl Handed {
-    /// What was to be done, as many may hold it.
-    pub(in super::super) fn shared(self) -> (Arc<Job>, u32, Tag) {
-        (Arc::new(self.job), self.attempt, self.tag)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{DEAD, DELAYED, JOB, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number};
+use super::{DEAD, DELAYED, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number};
 use crate::inspect::{Counts, JobState, StoredJob};
 use crate::job::JobId;
 
@@ -30,8 +30,14 @@ impl Txn<'_> {
     pub(in super::super) fn find(&mut self, now: Time, id: &JobId) -> rusqlite::Result<Option<StoredJob>> {
         self.advance(now)?;
         let Some(id) = number(id) else { return Ok(None) };
-        let sql = format!("SELECT {JOB}, state, attempts, since, last_error FROM jobs WHERE id = ?1");
-        self.connection.prepare_cached(&sql)?.query_row([id], stored).optional()
+        self.connection
+            .prepare_cached(concat!(
+                "SELECT ",
+                job_columns!(),
+                ", state, attempts, since, last_error FROM jobs WHERE id = ?1"
+            ))?
+            .query_row([id], stored)
+            .optional()
     }
 
     /// At most `max` jobs in a state, those that have been in it longest first.
@@ -43,7 +49,8 @@ impl Txn<'_> {
     ) -> rusqlite::Result<Vec<StoredJob>> {
         self.advance(now)?;
         let sql = format!(
-            "SELECT {JOB}, state, attempts, since, last_error FROM jobs WHERE state = {} ORDER BY entered, ord LIMIT ?1",
+            "SELECT {}, state, attempts, since, last_error FROM jobs WHERE state = {} ORDER BY entered, ord LIMIT ?1",
+            job_columns!(),
             state_number(state)
         );
         let mut statement = self.connection.prepare_cached(&sql)?;

@@ -8,6 +8,19 @@
 //!    an old tag can't match, even if its job is still there (P5).
 //! 3. Every operation first lets time have its effect ([`Txn::advance`]).
 
+/// What [`stand`] reads. Macros, so that no text of a statement is put together while a transaction runs.
+macro_rules! stand_columns {
+    () => {
+        "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts"
+    };
+}
+
+/// What [`job`] reads.
+macro_rules! job_columns {
+    () => {
+        "id, kind, queue, payload, rank, enqueued_at, max_attempts, timeout"
+    };
+}
 mod admit;
 mod deliver;
 mod manage;
@@ -122,8 +135,6 @@ const DELAYED: i64 = 1;
 const LEASED: i64 = 2;
 const DEAD: i64 = 3;
 
-const STAND: &str = "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts";
-
 fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
     let key: Option<String> = row.get(4)?;
     let window: Option<i64> = row.get(5)?;
@@ -139,8 +150,6 @@ fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
         max_attempts: row.get(9)?,
     })
 }
-
-const JOB: &str = "id, kind, queue, payload, rank, enqueued_at, max_attempts, timeout";
 
 fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     let payload: Vec<u8> = row.get(3)?;
@@ -243,9 +252,11 @@ impl<'a> Txn<'a> {
     /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
     pub(super) fn lapse(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
         let lapsed = {
-            let sql =
-                format!("SELECT {STAND} FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due, id LIMIT ?2");
-            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut statement = self.connection.prepare_cached(concat!(
+                "SELECT ",
+                stand_columns!(),
+                " FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due, id LIMIT ?2"
+            ))?;
             let rows = statement
                 .query_map(params![now, u32::try_from(max).unwrap_or(u32::MAX).min(MAX_MOVED)], stand)?;
             rows.collect::<rusqlite::Result<Vec<Stand>>>()?
@@ -291,8 +302,10 @@ impl<'a> Txn<'a> {
     // ---- from one state to the next ----
 
     fn stand(&self, id: i64) -> rusqlite::Result<Option<Stand>> {
-        let sql = format!("SELECT {STAND} FROM jobs WHERE id = ?1");
-        self.connection.prepare_cached(&sql)?.query_row([id], stand).optional()
+        self.connection
+            .prepare_cached(concat!("SELECT ", stand_columns!(), " FROM jobs WHERE id = ?1"))?
+            .query_row([id], stand)
+            .optional()
     }
 
     /// A job waits once more from now on, and takes its unique key again.

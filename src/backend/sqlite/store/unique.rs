@@ -65,9 +65,13 @@ impl Txn<'_> {
     /// Lets go of the key that a job holds, unless it holds it for a period.
     pub(super) fn free_key(&self, job: &Stand) -> rusqlite::Result<()> {
         let Some((key, Span::Queued | Span::Done)) = &job.unique else { return Ok(()) };
+        self.let_go(&job.kind, key, job.id)
+    }
+
+    pub(super) fn let_go(&self, kind: &Kind, key: &str, job: i64) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached("DELETE FROM unique_keys WHERE kind = ?1 AND key = ?2 AND job = ?3")?
-            .execute(params![job.kind.as_str(), key, job.id])
+            .execute(params![kind.as_str(), key, job])
             .map(|_| ())
     }
 }
