@@ -12,11 +12,10 @@ mod support;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use support::{Counting, Table, cpu_time, install_recorder, median};
+use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up};
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -28,21 +27,25 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-/// A fresh file; what was there before is gone.
-fn file() -> PathBuf {
+fn path() -> PathBuf {
     let folder =
         std::env::var_os("TIDEGATE_BENCH_FOLDER").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let file = folder.join("bench.sqlite");
+    folder.join("bench.sqlite")
+}
+
+/// Takes away what is there.
+fn clear() {
     for suffix in ["", "-wal", "-shm"] {
-        let mut name = file.clone().into_os_string();
+        let mut name = path().into_os_string();
         name.push(suffix);
         let _ = std::fs::remove_file(name);
     }
-    file
 }
 
+/// A fresh file.
 fn open(durability: Durability) -> Sqlite {
-    Sqlite::builder(file()).durability(durability).open().expect("a file")
+    clear();
+    Sqlite::builder(path()).durability(durability).open().expect("a file")
 }
 
 async fn fill(jobs: &Sqlite, count: u64, queue: &str, priority: i16) {
@@ -122,53 +125,12 @@ fn throughput(count: u64, rounds: usize, many: u64) {
     table.print();
 }
 
-/// From just before the enqueueing of one job to its handler's first line, by the same handle or by another one.
-async fn pick_up(times: usize, across: bool) -> Vec<Duration> {
+/// Picks up what the same handle enqueues, or another one.
+async fn pick_up_of(times: usize, across: bool) -> Vec<Duration> {
     let jobs = open(Durability::Normal);
-    let producer = if across { Sqlite::open(file_there()).expect("the same file") } else { jobs.clone() };
-    let (started, mut has_started) = mpsc::channel(1);
-    let registry = Registry::new().handle_raw("tick", move |_: Context| {
-        let (started, now) = (started.clone(), Instant::now());
-        async move { started.send(now).await }
-    });
-    let worker = Worker::builder(jobs.intake(), registry).build().expect("valid settings");
-    let shutdown = Shutdown::new();
-    let mut took = Vec::with_capacity(times);
-    let measure = async {
-        for turn in 0..times {
-            // Long enough for everything to fall asleep, and out of step with its looks.
-            tokio::time::sleep(Duration::from_millis(3 + turn as u64 % 7)).await;
-            let before = Instant::now();
-            producer.enqueue(vec![NewJob::new("tick", "")]).await.expect("enqueued");
-            took.push(has_started.recv().await.expect("it starts").duration_since(before));
-        }
-        shutdown.stop();
-    };
-    tokio::join!(worker.run(shutdown.clone()), measure);
-    took.sort();
-    took
-}
-
-/// The file that is there.
-fn file_there() -> PathBuf {
-    let folder =
-        std::env::var_os("TIDEGATE_BENCH_FOLDER").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    folder.join("bench.sqlite")
-}
-
-async fn idle(time: Duration) -> f64 {
-    let registry = Registry::new().handle_raw("tick", |_: Context| async {});
-    let worker = Worker::builder(open(Durability::Full).intake(), registry).build().expect("valid settings");
-    let shutdown = Shutdown::new();
-    let measure = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let before = cpu_time();
-        tokio::time::sleep(time).await;
-        let used = cpu_time() - before;
-        shutdown.stop();
-        100.0 * used.as_secs_f64() / time.as_secs_f64()
-    };
-    tokio::join!(worker.run(shutdown.clone()), measure).1
+    let producer = if across { Sqlite::open(path()).expect("the same file") } else { jobs.clone() };
+    // Long enough for everything to fall asleep, and out of step with its looks.
+    pick_up(jobs.intake(), &producer, times, |turn| Duration::from_millis(3 + turn as u64 % 7)).await
 }
 
 fn main() {
@@ -179,7 +141,7 @@ fn main() {
     throughput(count, rounds, many);
     let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
     for (name, across) in [("by the same handle", false), ("by another", true)] {
-        let took = runtime().block_on(pick_up(ticks, across));
+        let took = runtime().block_on(pick_up_of(ticks, across));
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
         table.row(&[
             name.to_owned(),
@@ -189,7 +151,8 @@ fn main() {
         ]);
     }
     table.print();
-    let cpu = runtime().block_on(idle(Duration::from_secs(rest)));
+    let (cpu, _) =
+        runtime().block_on(async { idle(open(Durability::Full).intake(), Duration::from_secs(rest)).await });
     println!("\nan idle worker: {cpu:.2} % CPU over {rest} s");
-    let _ = file();
+    clear();
 }

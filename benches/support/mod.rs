@@ -5,10 +5,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{AtomicStorage, Registry};
+use tidegate::{Context, Enqueue, Intake, NewJob, Shutdown, Worker};
+use tokio::sync::mpsc;
 
 /// Each thread counts in a shard of its own, so that counting does not make the threads wait for one another.
 static SHARDS: [Shard; 64] = [const { Shard::new() }; 64];
@@ -174,4 +176,51 @@ impl metrics::HistogramFn for Buckets {
 /// Metrics on, for all that follows.
 pub(crate) fn install_recorder() {
     metrics::set_global_recorder(Real(Registry::new(AtomicStorage))).expect("none is installed yet");
+}
+
+/// From just before the enqueueing of one job to its handler's first line, one job after the other, each after a
+/// `pause`; sorted.
+pub(crate) async fn pick_up(
+    intake: Intake,
+    producer: &dyn Enqueue,
+    times: usize,
+    pause: impl Fn(usize) -> Duration,
+) -> Vec<Duration> {
+    let (started, mut has_started) = mpsc::channel(1);
+    let registry = tidegate::Registry::new().handle_raw("tick", move |_: Context| {
+        let (started, now) = (started.clone(), Instant::now());
+        async move { started.send(now).await }
+    });
+    let worker = Worker::builder(intake, registry).build().expect("valid settings");
+    let shutdown = Shutdown::new();
+    let mut took = Vec::with_capacity(times);
+    let measure = async {
+        for turn in 0..times {
+            tokio::time::sleep(pause(turn)).await;
+            let before = Instant::now();
+            producer.enqueue(vec![NewJob::new("tick", "")]).await.expect("enqueued");
+            took.push(has_started.recv().await.expect("it starts").duration_since(before));
+        }
+        shutdown.stop();
+    };
+    tokio::join!(worker.run(shutdown.clone()), measure);
+    took.sort();
+    took
+}
+
+/// The CPU that a worker with nothing to do takes, in percent of one, and its resident memory in KiB.
+pub(crate) async fn idle(intake: Intake, time: Duration) -> (f64, u64) {
+    let registry = tidegate::Registry::new().handle_raw("tick", |_: Context| async {});
+    let worker = Worker::builder(intake, registry).build().expect("valid settings");
+    let shutdown = Shutdown::new();
+    let measure = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = cpu_time();
+        tokio::time::sleep(time).await;
+        let used = cpu_time() - before;
+        let resident = resident_kib();
+        shutdown.stop();
+        (100.0 * used.as_secs_f64() / time.as_secs_f64(), resident)
+    };
+    tokio::join!(worker.run(shutdown.clone()), measure).1
 }
