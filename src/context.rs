@@ -18,7 +18,7 @@ use crate::inspect::Progress;
 use crate::job::Job;
 use crate::outcome::Outcome;
 use crate::scope::Scope;
-use crate::source::{Delivery, truncate};
+use crate::source::{Delivery, MAX_OUTPUT_BYTES, truncate};
 use crate::sync::{Mutex, lock};
 
 /// The longest note that is kept with a [`Progress`]: one line on a screen.
@@ -97,6 +97,14 @@ impl Context {
         *lock(&self.run.extras().progress) = Some((progress, Instant::now()));
     }
 
+    /// Leaves `output` to be kept with this attempt by sources that keep account of attempts, whatever it comes to;
+    /// cut to [`MAX_OUTPUT_BYTES`]. The last call wins. For what a person wants to see who asks why a job failed: what
+    /// a child process printed, a server's answer.
+    pub fn keep_output(&self, output: &[u8]) {
+        let output = &output[..output.len().min(MAX_OUTPUT_BYTES)];
+        *lock(&self.run.extras().output) = Some(Arc::from(output));
+    }
+
     pub(crate) fn run(&self) -> &Arc<Run> {
         &self.run
     }
@@ -161,6 +169,8 @@ struct Extras {
     scopes: CancellationToken,
     children: TaskTracker,
     progress: Mutex<Option<(Progress, Instant)>>,
+    /// What is to be kept with the attempt.
+    output: Mutex<Option<Arc<[u8]>>>,
     /// What a blocking handler came to when nobody waited for it any more.
     late: Mutex<Option<Late>>,
 }
@@ -177,6 +187,7 @@ impl Default for Extras {
             scopes,
             children: TaskTracker::new(),
             progress: Mutex::default(),
+            output: Mutex::default(),
             late: Mutex::default(),
         }
     }
@@ -324,6 +335,11 @@ impl Run {
     /// Whether children are left.
     pub(crate) fn has_children(&self) -> bool {
         self.extras.get().is_some_and(|extras| !extras.children.is_empty())
+    }
+
+    /// What the handler left to be kept with the attempt.
+    pub(crate) fn take_output(&self) -> Option<Arc<[u8]>> {
+        lock(&self.extras.get()?.output).take()
     }
 
     /// Keeps what a blocking handler came to, whose attempt was aborted meanwhile.

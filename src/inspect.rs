@@ -1,12 +1,12 @@
 //! What a dashboard, the program or an operator may ask and change: [`Inspect`], [`Manage`], [`Counts`],
-//! and the views of a job.
+//! and the views of a job and its attempts.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, Kind, Queue};
 
 /// Looking at what a backend holds.
@@ -18,8 +18,67 @@ pub trait Inspect: Send + Sync + 'static {
     /// One job; `None` when there is no such (it may have finished).
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error>;
 
-    /// At most `max` jobs in `state`, those that have been in it longest first.
-    async fn list(&self, state: JobState, max: usize) -> Result<Vec<StoredJob>, Error>;
+    /// The jobs that `wanted` describes, those that have been in their state longest first.
+    async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error>;
+
+    /// The attempts at a job that have ended, the first first; none if there is no such job. Backends bound how
+    /// many they keep, and drop the oldest.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) from a backend that keeps none, which is the default.
+    async fn history(&self, _id: &JobId) -> Result<Vec<PastAttempt>, Error> {
+        Err(Error::new(ErrorKind::Unsupported, "this backend keeps no account of attempts"))
+    }
+}
+
+/// Which jobs are to be listed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobQuery {
+    /// Where they stand.
+    pub state: JobState,
+    /// Only those of this kind.
+    pub kind: Option<Kind>,
+    /// Only those in this queue.
+    pub queue: Option<Queue>,
+    /// Leave out so many of the first.
+    pub skip: usize,
+    /// At most so many.
+    pub max: usize,
+}
+
+impl JobQuery {
+    /// At most `max` jobs in `state`, whatever they are.
+    pub fn new(state: JobState, max: usize) -> Self {
+        Self { state, kind: None, queue: None, skip: 0, max }
+    }
+
+    /// Only those of `kind`.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<Kind>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Only those in `queue`.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<Queue>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// Leaves out so many of the first: to go through a long list part by part.
+    #[must_use]
+    pub fn skip(mut self, jobs: usize) -> Self {
+        self.skip = jobs;
+        self
+    }
+
+    /// Whether `job` is of the kind and in the queue that are asked for. For backends.
+    pub fn takes(&self, job: &Job) -> bool {
+        self.kind.as_ref().is_none_or(|kind| *kind == job.kind)
+            && self.queue.as_ref().is_none_or(|queue| *queue == job.queue)
+    }
 }
 
 /// Changing what a backend holds. `false` means that there is no such job in a state that allows it.
@@ -52,6 +111,8 @@ pub struct Counts {
     pub dead: u64,
     /// Finished since the backend was opened, or for as long as it keeps account.
     pub done: u64,
+    /// Of those, how many are still kept to be looked at.
+    pub kept: u64,
 }
 
 impl Counts {
@@ -72,6 +133,8 @@ pub enum JobState {
     Leased,
     /// In the dead letters.
     Dead,
+    /// Finished, and kept for a while to be looked at: by backends that were told to.
+    Done,
 }
 
 /// A job as a store holds it.
@@ -88,13 +151,59 @@ pub struct StoredJob {
     pub last_error: Option<Arc<str>>,
     /// When it came into this state, by the wall clock.
     pub since: SystemTime,
+    /// When a delayed job becomes ready, the lease of one with a worker runs out unless it is renewed, or a finished
+    /// one is deleted. `None` in other states, and where the backend does not tell.
+    pub due: Option<SystemTime>,
+    /// It is with a worker, who is to be told to cancel it.
+    pub cancel_requested: bool,
 }
 
 impl StoredJob {
     /// A view of `job`. For backends.
     pub fn new(job: Arc<Job>, state: JobState, attempts: u32, since: SystemTime) -> Self {
-        Self { job, state, attempts, last_error: None, since }
+        Self { job, state, attempts, last_error: None, since, due: None, cancel_requested: false }
     }
+}
+
+/// An attempt that has ended, as a store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PastAttempt {
+    /// Its number, from 1. One that was handed back is not counted, so the next has the same.
+    pub attempt: u32,
+    /// When the job was handed over, by the wall clock.
+    pub started_at: SystemTime,
+    /// When it was settled, or its lease was found to have run out.
+    pub ended_at: SystemTime,
+    /// What it came to.
+    pub end: AttemptEnd,
+    /// Why, if it did not succeed.
+    pub error: Option<Arc<str>>,
+    /// What the handler left to be kept with it ([`Context::keep_output`](crate::Context::keep_output)).
+    pub output: Option<Arc<[u8]>>,
+}
+
+impl PastAttempt {
+    /// An attempt without error and output. For backends.
+    pub fn new(attempt: u32, started_at: SystemTime, ended_at: SystemTime, end: AttemptEnd) -> Self {
+        Self { attempt, started_at, ended_at, end, error: None, output: None }
+    }
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptEnd {
+    /// The job is done.
+    Done,
+    /// It failed, and the job is to be tried again.
+    Retried,
+    /// The job went to the dead letters.
+    Rejected,
+    /// It was handed back, not counted.
+    Released,
+    /// Nobody settled it before its lease ran out.
+    Lapsed,
 }
 
 /// A job in flight in a worker.

@@ -81,7 +81,10 @@ pub use context::{CancelReason, Context};
 pub use enqueue::{Clash, Enqueue, Enqueued, NewJob, Start, Unique, UniqueKey, Window};
 pub use error::{BoxError, Error, ErrorKind};
 pub use handler::{Handler, HandlerService};
-pub use inspect::{Counts, Inspect, JobPhase, JobState, JobView, Manage, Progress, StoredJob};
+pub use inspect::{
+    AttemptEnd, Counts, Inspect, JobPhase, JobQuery, JobState, JobView, Manage, PastAttempt, Progress,
+    StoredJob,
+};
 pub use job::{Job, JobId, Kind, Queue, Tag};
 pub use lease::{Lease, Reclaim, Renew, Renewal};
 pub use limit::Queues;

@@ -220,16 +220,30 @@ pub struct Settled {
     /// Why, for `Retry` and `Reject`: the error with its causes in one line, at most
     /// [`MAX_REASON_BYTES`] long.
     pub reason: Option<Arc<str>>,
+    /// What the handler left to be kept with the attempt, whatever it came to; at most [`MAX_OUTPUT_BYTES`] long.
+    /// A source that keeps no account of attempts drops it.
+    pub output: Option<Arc<[u8]>>,
 }
 
 /// The most bytes of an error text that are kept with a settlement. Sidekiq keeps 10,000 characters; a
 /// reason is for a person to read, and 4 KiB holds a long chain of causes.
 pub const MAX_REASON_BYTES: usize = 4096;
 
+/// The most bytes of output that are kept with an attempt: some pages of a log for a person to read. More belongs
+/// in a file of its own.
+pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
+
 impl Settled {
     /// A settlement without a reason.
     pub fn new(tag: Tag, settlement: Settlement) -> Self {
-        Self { tag, settlement, reason: None }
+        Self { tag, settlement, reason: None, output: None }
+    }
+
+    /// The same, with what the handler left, cut to [`MAX_OUTPUT_BYTES`].
+    #[must_use]
+    pub fn with_output(mut self, output: &[u8]) -> Self {
+        self.output = Some(Arc::from(&output[..output.len().min(MAX_OUTPUT_BYTES)]));
+        self
     }
 
     /// The same, with the reason why, cut to [`MAX_REASON_BYTES`] at a character's boundary.

@@ -15,8 +15,8 @@ use faults::log::Log;
 use faults::running::{Ended, Running, balanced, patiently};
 use faults::server::{Fault, Server, Verb};
 use tidegate::{
-    CancelReason, Context, Dispatcher, Error, ErrorKind, Inspect as _, Intake, JobState, Manage as _, Memory,
-    NewJob, Outcome, Registry, Renew, Renewal, Shutdown, Tag, Worker, WorkerBuilder,
+    CancelReason, Context, Dispatcher, Error, ErrorKind, Inspect as _, Intake, JobQuery, JobState,
+    Manage as _, Memory, NewJob, Outcome, Registry, Renew, Renewal, Shutdown, Tag, Worker, WorkerBuilder,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep};
@@ -388,7 +388,7 @@ async fn a_cancel_request_comes_with_the_next_renewal() {
     let running = start(worker(&server, registry));
     patiently(async {
         tally.reaches(3).await;
-        let leased = server.memory().list(JobState::Leased, 3).await.expect("memory lists");
+        let leased = server.memory().list(&JobQuery::new(JobState::Leased, 3)).await.expect("memory lists");
         assert!(server.memory().cancel(&leased[1].job.id).await.expect("memory manages"));
         let asked = Instant::now();
         while running.handle.stats().rejected == 0 {

@@ -252,7 +252,8 @@ impl Loop {
             End::Returned(_) | End::Aborted | End::Dropped => {}
         }
         let Some(outcome) = verdict(&flight.run, end) else { return self.give_up(place) };
-        let settled = settlement(delivery, kind, &outcome, self.limits.seed);
+        let mut settled = settlement(delivery, kind, &outcome, self.limits.seed);
+        settled.output = flight.run.take_output();
         if is_failure(&outcome) {
             self.stats.failed += 1;
             log_failure(delivery, &settled);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::{
-    Backend, Counts, Delivery, Enqueue, Enqueued, FetchRequest, Inspect, JobId, JobState, Manage, NewJob,
-    Queue, Reclaim, Renew, Renewal, Settled, Settlement, Source, StoredJob, Tag,
+    Backend, Counts, Delivery, Enqueue, Enqueued, FetchRequest, Inspect, JobId, JobQuery, JobState, Manage,
+    NewJob, Queue, Reclaim, Renew, Renewal, Settled, Settlement, Source, StoredJob, Tag,
 };
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -216,7 +216,7 @@ impl Fixture {
     }
 
     pub(crate) async fn list(&self, state: JobState, max: usize) -> Vec<StoredJob> {
-        self.inspect().list(state, max).await.expect("listed")
+        self.inspect().list(&JobQuery::new(state, max)).await.expect("listed")
     }
 
     // ---- time ----

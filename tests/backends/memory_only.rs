@@ -111,7 +111,7 @@ async fn the_oldest_dead_letters_make_room() {
         memory.push(job(payload)).expect("room");
         settle_all(&memory, Settlement::Reject).await;
     }
-    let dead = memory.list(tidegate::JobState::Dead, 9).await.expect("listed");
+    let dead = memory.list(&tidegate::JobQuery::new(tidegate::JobState::Dead, 9)).await.expect("listed");
     let payloads: Vec<&[u8]> = dead.iter().map(|dead| &dead.job.payload[..]).collect();
     assert_eq!(payloads, [b"b", b"c"]);
     assert_eq!(memory.dropped_dead_letters(), 1);

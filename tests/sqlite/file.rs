@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
-    Enqueue, Enqueued, ErrorKind, FetchRequest, Inspect, JobState, NewJob, Settled, Settlement, Source,
-    Unique,
+    Enqueue, Enqueued, ErrorKind, FetchRequest, Inspect, JobQuery, JobState, NewJob, Settled, Settlement,
+    Source, Unique,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,16 +40,21 @@ async fn everything_is_there_when_the_file_is_opened_again() {
     let jobs = Sqlite::open(&file).expect("the same file");
     let counts = jobs.counts().await.expect("counted");
     assert_eq!((counts.ready, counts.delayed, counts.dead, counts.done), (1, 1, 1, 0));
-    let dead = jobs.list(JobState::Dead, 9).await.expect("listed").remove(0);
+    let dead = jobs.list(&JobQuery::new(JobState::Dead, 9)).await.expect("listed").remove(0);
     assert_eq!((&dead.job.payload[..], dead.attempts), (&b"taken"[..], 1));
     assert_eq!(dead.last_error.as_deref(), Some("it makes no sense"));
-    let slow = jobs.list(JobState::Delayed, 9).await.expect("listed").remove(0).job;
+    let slow = jobs.list(&JobQuery::new(JobState::Delayed, 9)).await.expect("listed").remove(0).job;
     assert_eq!((&slow.payload[..], slow.queue.as_str(), slow.priority), (&[0, 255][..], "slow", -3));
     assert_eq!(jobs.enqueue(vec![unique()]).await.expect("asked"), [Enqueued::Duplicate(first)]);
     let more = jobs.enqueue(vec![NewJob::new("kind", "more")]).await.expect("enqueued").remove(0);
     for state in [JobState::Ready, JobState::Delayed, JobState::Dead] {
-        let ids: Vec<_> =
-            jobs.list(state, 9).await.expect("listed").into_iter().map(|job| job.job.id.clone()).collect();
+        let ids: Vec<_> = jobs
+            .list(&JobQuery::new(state, 9))
+            .await
+            .expect("listed")
+            .into_iter()
+            .map(|job| job.job.id.clone())
+            .collect();
         assert_eq!(ids.iter().filter(|id| *id == more.id()).count(), usize::from(state == JobState::Ready));
     }
 }
@@ -154,7 +159,7 @@ async fn the_oldest_dead_letters_make_room() {
         let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
         jobs.settle(&[Settled::new(taken.tag, Settlement::Reject)]).await.expect("settled");
     }
-    let dead = jobs.list(JobState::Dead, 9).await.expect("listed");
+    let dead = jobs.list(&JobQuery::new(JobState::Dead, 9)).await.expect("listed");
     let kept: Vec<_> = dead.iter().map(|dead| dead.job.payload.clone()).collect();
     assert_eq!(kept, ["2", "3", "4"]);
 }

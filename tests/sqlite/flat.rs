@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
-    Context, Enqueue, Inspect, JobState, Manage, NewJob, Registry, RetryPolicy, Shutdown, Unique, Worker,
+    Context, Enqueue, Inspect, JobQuery, JobState, Manage, NewJob, Registry, RetryPolicy, Shutdown, Unique,
+    Worker,
 };
 
 use crate::folder::Folder;
@@ -74,7 +75,7 @@ async fn the_file_is_as_large_after_many_rounds_as_after_two() {
         assert_eq!((report.stats.done, report.stats.rejected), (JOBS, 0), "{report}");
         // Some that nobody runs any more.
         jobs.enqueue((0..50).map(|_| NewJob::new("other", "")).collect()).await.expect("enqueued");
-        for left in jobs.list(JobState::Ready, 100).await.expect("listed") {
+        for left in jobs.list(&JobQuery::new(JobState::Ready, 100)).await.expect("listed") {
             assert!(jobs.delete(&left.job.id).await.expect("deleted"));
         }
         assert_eq!(jobs.counts().await.expect("counted").unfinished(), 0);

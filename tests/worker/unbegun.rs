@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tidegate::{
-    CancelReason, Context, Dispatcher, Error, Inspect, Intake, JobPhase, JobState, KindOptions, Memory,
-    NewJob, Registry, Report, RetryPolicy, Shutdown, State, Worker, WorkerHandle,
+    CancelReason, Context, Dispatcher, Error, Inspect, Intake, JobPhase, JobQuery, JobState, KindOptions,
+    Memory, NewJob, Registry, Report, RetryPolicy, Shutdown, State, Worker, WorkerHandle,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -92,7 +92,7 @@ fn a_job_that_is_cancelled_before_it_began_never_begins() {
         (1, 2, 1, 0),
         "{report}"
     );
-    let dead = runtime().block_on(memory.list(JobState::Dead, 9)).expect("listed");
+    let dead = runtime().block_on(memory.list(&JobQuery::new(JobState::Dead, 9))).expect("listed");
     assert_eq!(dead[0].last_error.as_deref(), Some("cancelled on request"));
 }
 

@@ -37,7 +37,7 @@ use self::store::{Settings, Store};
 use super::{Backend, check_leases, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
+use crate::inspect::{Counts, Inspect, JobQuery, Manage, StoredJob};
 use crate::job::{JobId, Tag};
 use crate::lease::{Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Source, Stale};
@@ -321,8 +321,8 @@ impl Inspect for Memory {
         Ok(self.with(|store| store.find(Instant::now(), wall_clock(), id)))
     }
 
-    async fn list(&self, state: JobState, max: usize) -> Result<Vec<StoredJob>, Error> {
-        Ok(self.with(|store| store.view_all(Instant::now(), wall_clock(), state, max)))
+    async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
+        Ok(self.with(|store| store.view_all(Instant::now(), wall_clock(), wanted)))
     }
 }
 

@@ -41,7 +41,7 @@ use self::store::{Handed, Time, Txn, moment, time_of};
 use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobState, Manage, StoredJob};
+use crate::inspect::{Counts, Inspect, JobQuery, Manage, StoredJob};
 use crate::job::{JobId, Tag};
 use crate::lease::{Lease, Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
@@ -260,8 +260,9 @@ impl Inspect for Sqlite {
         self.pass("looking for a job", move |txn, now| txn.find(now, &id)).await
     }
 
-    async fn list(&self, state: JobState, max: usize) -> Result<Vec<StoredJob>, Error> {
-        self.pass("listing jobs", move |txn, now| txn.list(now, state, max)).await
+    async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
+        let wanted = wanted.clone();
+        self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::inspect::JobState;
 
 /// A file in a folder of its own, which goes with it.
 struct File(PathBuf);
@@ -95,7 +96,7 @@ async fn what_fails_leaves_its_neighbours_alone() {
         answers.push(one.await.is_ok());
     }
     assert_eq!(answers, [true, false, true]);
-    let kept = jobs.list(JobState::Ready, 9).await.expect("listed");
+    let kept = jobs.list(&JobQuery::new(JobState::Ready, 9)).await.expect("listed");
     let kept: Vec<_> = kept.iter().map(|job| (job.job.id.to_string(), job.job.payload.clone())).collect();
     assert_eq!(
         kept,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Place, Record, Store};
 use crate::enqueue::Window;
 use crate::error::{Error, ErrorKind};
-use crate::inspect::{Counts, JobState, StoredJob};
+use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
 use crate::job::JobId;
 
 impl Store {
@@ -20,6 +20,7 @@ impl Store {
             leased: count(JobState::Leased),
             dead: count(JobState::Dead),
             done: self.done,
+            kept: 0,
         }
     }
 
@@ -29,27 +30,27 @@ impl Store {
         self.key_of(id).map(|key| self.view(key, wall))
     }
 
-    /// At most `max` jobs in `state`, those that have been in it longest first.
+    /// What is asked for, those that have been in their state longest first.
     pub(in super::super) fn view_all(
         &mut self,
         now: Instant,
         wall: SystemTime,
-        state: JobState,
-        max: usize,
+        wanted: &JobQuery,
     ) -> Vec<StoredJob> {
         self.advance(now);
-        let mut keys: Vec<usize> = match state {
-            // Their list is in the order of their leases' ends (invariant 3). They are few.
-            JobState::Leased => self.list(state).keys(&self.records).collect(),
-            _ => self.list(state).keys(&self.records).take(max).collect(),
-        };
-        if state == JobState::Leased {
+        if wanted.state == JobState::Done {
+            return Vec::new(); // none is kept
+        }
+        let listed = self.list(wanted.state).keys(&self.records);
+        let mut keys = listed.filter(|key| wanted.takes(&self.records[*key].job)).collect::<Vec<usize>>();
+        if wanted.state == JobState::Leased {
+            // Their list is in the order of their leases' ends (invariant 3).
             keys.sort_by_key(|key| match self.records[*key].place {
                 Place::Leased { token, .. } => token,
                 _ => 0,
             });
         }
-        keys.into_iter().take(max).map(|key| self.view(key, wall)).collect()
+        keys.into_iter().skip(wanted.skip).take(wanted.max).map(|key| self.view(key, wall)).collect()
     }
 
     /// Cancels a job that waits, or marks one that runs.
@@ -112,6 +113,13 @@ impl Store {
         let since = wall.checked_sub(self.now.saturating_duration_since(*since)).unwrap_or(wall);
         let mut view = StoredJob::new(job.clone(), place.state(), *attempts, since);
         view.last_error = last_error.clone();
+        let (due, cancelled) = match place {
+            Place::Delayed { due } => (Some(*due), false),
+            Place::Leased { until, cancelled, .. } => (Some(*until), *cancelled),
+            Place::Ready { .. } | Place::Dead => (None, false),
+        };
+        view.due = due.and_then(|due| wall.checked_add(due.saturating_duration_since(self.now)));
+        view.cancel_requested = cancelled;
         view
     }
 }

@@ -14,6 +14,7 @@ use self::simple::{Is, Model};
 use super::tests::{WALL, secs, settings};
 use super::*;
 use crate::enqueue::{Enqueued, NewJob};
+use crate::inspect::JobQuery;
 use crate::job::{JobId, Tag};
 use crate::lease::Renewal;
 use crate::source::{FetchRequest, Settled, Settlement};
@@ -160,7 +161,7 @@ impl Pair {
             (JobState::Leased, |is| matches!(is, Is::Leased { .. })),
             (JobState::Dead, |is| *is == Is::Dead),
         ] {
-            let listed = self.store.view_all(now, WALL, state, usize::MAX);
+            let listed = self.store.view_all(now, WALL, &JobQuery::new(state, usize::MAX));
             let listed: Vec<_> =
                 listed.iter().map(|view| (&view.job.id, view.attempts, &view.job.payload)).collect();
             let expected = self.model.listed(is).into_iter().map(|job| &self.model.jobs[job]);

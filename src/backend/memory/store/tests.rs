@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::enqueue::{Enqueued, NewJob, Window};
 use crate::error::ErrorKind;
+use crate::inspect::JobQuery;
 use crate::job::{JobId, Tag};
 use crate::lease::Renewal;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement};
@@ -258,7 +259,7 @@ fn the_oldest_dead_letters_make_room_and_are_counted() {
         assert!(bench.settle(tag, Settlement::Reject));
     }
     assert_eq!(bench.store.take_effects().dropped_dead, 2);
-    let dead = bench.store.view_all(bench.now, WALL, JobState::Dead, 10);
+    let dead = bench.store.view_all(bench.now, WALL, &JobQuery::new(JobState::Dead, 10));
     let left: Vec<JobId> = dead.iter().map(|dead| dead.job.id.clone()).collect();
     assert_eq!(left, ids[2..]);
 }
@@ -310,7 +311,7 @@ fn the_leased_are_listed_by_hand_over_and_not_by_renewal() {
     let taken = bench.fetch(3);
     bench.pass(secs(1));
     bench.store.renew(bench.now, &[taken[0].tag]);
-    let leased = bench.store.view_all(bench.now, WALL + secs(100), JobState::Leased, 2);
+    let leased = bench.store.view_all(bench.now, WALL + secs(100), &JobQuery::new(JobState::Leased, 2));
     assert_eq!(leased.iter().map(|job| job.job.id.clone()).collect::<Vec<_>>(), ids[..2]);
     assert_eq!(leased[0].since, WALL + secs(99));
 }

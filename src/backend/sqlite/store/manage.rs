@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{DEAD, DELAYED, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number};
-use crate::inspect::{Counts, JobState, StoredJob};
-use crate::job::JobId;
+use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
+use crate::job::{JobId, Kind, Queue};
 
 impl Txn<'_> {
     pub(in super::super) fn counts(&mut self, now: Time) -> rusqlite::Result<Counts> {
@@ -23,6 +23,7 @@ impl Txn<'_> {
             leased: count(LEASED)?,
             dead: count(DEAD)?,
             done: self.counters.done.unsigned_abs(),
+            kept: 0,
         })
     }
 
@@ -34,27 +35,34 @@ impl Txn<'_> {
             .prepare_cached(concat!(
                 "SELECT ",
                 job_columns!(),
-                ", state, attempts, since, last_error FROM jobs WHERE id = ?1"
+                ", ",
+                view_columns!(),
+                " FROM jobs WHERE id = ?1"
             ))?
             .query_row([id], stored)
             .optional()
     }
 
-    /// At most `max` jobs in a state, those that have been in it longest first.
+    /// What is asked for, those that have been in their state longest first.
     pub(in super::super) fn list(
         &mut self,
         now: Time,
-        state: JobState,
-        max: usize,
+        wanted: &JobQuery,
     ) -> rusqlite::Result<Vec<StoredJob>> {
         self.advance(now)?;
         let sql = format!(
-            "SELECT {}, state, attempts, since, last_error FROM jobs WHERE state = {} ORDER BY entered, ord LIMIT ?1",
+            "SELECT {}, {} FROM jobs
+             WHERE state = {} AND (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR queue = ?2)
+             ORDER BY entered, ord LIMIT ?3 OFFSET ?4",
             job_columns!(),
-            state_number(state)
+            view_columns!(),
+            state_number(wanted.state)
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map([i64::try_from(max).unwrap_or(i64::MAX)], stored)?;
+        let [max, skip] = [wanted.max, wanted.skip].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let (kind, queue) =
+            (wanted.kind.as_ref().map(Kind::as_str), wanted.queue.as_ref().map(Queue::as_str));
+        let rows = statement.query_map(params![kind, queue, max, skip], stored)?;
         rows.collect()
     }
 
@@ -115,5 +123,11 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let mut stored =
         StoredJob::new(Arc::new(job(row)?), state(row.get(8)?), row.get(9)?, moment(row.get(10)?));
     stored.last_error = shared(row.get(11)?);
+    let due = match stored.state {
+        JobState::Delayed | JobState::Leased | JobState::Done => Some(row.get(12)?),
+        JobState::Ready | JobState::Dead => None,
+    };
+    stored.due = due.map(moment);
+    stored.cancel_requested = stored.state == JobState::Leased && row.get(13)?;
     Ok(stored)
 }

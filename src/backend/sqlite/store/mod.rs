@@ -21,6 +21,14 @@ macro_rules! job_columns {
         "id, kind, queue, payload, rank, enqueued_at, max_attempts, timeout"
     };
 }
+
+/// What the view of a stored job reads after that.
+macro_rules! view_columns {
+    () => {
+        "state, attempts, since, last_error, due, cancelled"
+    };
+}
+
 mod admit;
 mod deliver;
 mod manage;
@@ -134,6 +142,7 @@ const READY: i64 = 0;
 const DELAYED: i64 = 1;
 const LEASED: i64 = 2;
 const DEAD: i64 = 3;
+const DONE: i64 = 4;
 
 fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
     let key: Option<String> = row.get(4)?;
@@ -390,6 +399,7 @@ fn state_number(state: JobState) -> i64 {
         JobState::Delayed => DELAYED,
         JobState::Leased => LEASED,
         JobState::Dead => DEAD,
+        JobState::Done => DONE,
     }
 }
 
@@ -398,6 +408,7 @@ fn state(number: i64) -> JobState {
         READY => JobState::Ready,
         DELAYED => JobState::Delayed,
         LEASED => JobState::Leased,
+        DONE => JobState::Done,
         _ => JobState::Dead,
     }
 }
