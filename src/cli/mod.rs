@@ -3,6 +3,7 @@
 //! Not an interface for other crates: what it takes and answers is `tidegate help`.
 
 mod args;
+pub(crate) mod child;
 pub(crate) mod each;
 mod signals;
 mod values;
