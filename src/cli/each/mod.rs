@@ -20,11 +20,9 @@ mod orphans;
 mod output;
 mod pipes;
 mod progress;
-mod records;
 mod source;
 mod steer;
 mod summary;
-mod text;
 
 use std::fs::{self, File, OpenOptions};
 use std::num::NonZeroUsize;
@@ -37,8 +35,8 @@ use self::command::{Rules, Template};
 use self::exec::{Launcher, find_program};
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
-use self::records::{Format, Input};
 use super::args::EachArgs;
+use super::records::{Format, Input};
 use super::{Exit, refuse};
 
 /// The most descriptors that a job has open at once: two outputs, standard input, and the child itself; both
