@@ -5,7 +5,10 @@
 mod args;
 pub(crate) mod child;
 pub(crate) mod each;
+mod records;
 mod signals;
+mod stdout;
+mod text;
 mod values;
 
 use std::io::Write as _;

@@ -17,11 +17,9 @@ pub(crate) mod fuzz;
 mod ledger;
 mod output;
 mod progress;
-mod records;
 mod source;
 mod steer;
 mod summary;
-mod text;
 
 use std::fs::{self, File, OpenOptions};
 use std::num::NonZeroUsize;
@@ -34,9 +32,9 @@ use self::command::{Rules, Template};
 
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
-use self::records::{Format, Input};
 use super::args::EachArgs;
 use super::child::exec::{Launcher, find_program};
+use super::records::{Format, Input};
 use super::{Exit, refuse};
 
 /// The most descriptors that a job has open at once: two outputs, standard input, and the child itself; both

@@ -5,7 +5,7 @@
 //! start: nothing piles up.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::progress::Console;
-use super::text::{base64, count, excerpt};
 use crate::cli::child::exec::Ended;
 use crate::cli::child::pipes::Captured;
+use crate::cli::stdout::{json_line, write_whole};
+use crate::cli::text::{base64, count, excerpt};
 
 /// How many records' output may wait to be written. Enough to keep the thread busy; each may be twice as large
 /// as `--max-output`.
@@ -190,13 +190,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// `value` as JSON on a line of its own.
-pub(super) fn json_line(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
 /// What a status means: `exited with status 1`, `was killed by signal 9 (KILL)`.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -322,22 +315,6 @@ fn write_all(
         }
     }
     answer
-}
-
-/// Writes all of `bytes`, also where somebody has made the other end non-blocking.
-pub(super) fn write_whole(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match to.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(length) => bytes = &bytes[length..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll(&mut [PollFd::new(to, PollFlags::OUT)], None)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

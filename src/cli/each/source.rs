@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Ledger, Trouble, too_long};
-use super::records::{Block, Item, Reader};
+use crate::cli::records::{Block, Item, Reader};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, Kind, Tag};
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source, Stale};
@@ -314,8 +314,8 @@ mod tests {
 
     use super::super::output::{Printer, Style};
     use super::super::progress::{Console, Figures, Show};
-    use super::super::records::{Format, Input};
     use super::*;
+    use crate::cli::records::{Format, Input};
 
     /// A source of these lines, of which at most two may wait to be tried again.
     fn source(name: &str, lines: &str) -> RecordSource {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::text::{count, rate, span};
+use crate::cli::text::{count, rate, span};
 
 /// How many failures the summary lists, and how many unfinished records; `--failed-to` keeps them all. Two
 /// screens of a terminal.
