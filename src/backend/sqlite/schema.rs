@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 const APPLICATION_ID: i64 = 0x5449_4447;
 
 /// One step for each version (`PRAGMA user_version`), from the one before it. Never changed once released.
-const STEPS: &[&str] = &[STEP_1];
+const STEPS: &[&str] = &[STEP_1, STEP_NOTES];
 
 /// States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead. Times are nanoseconds since 1970. `rank` is
 /// the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed
@@ -57,6 +57,10 @@ const STEP_1: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX unique_keys_until ON unique_keys (until) WHERE until IS NOT NULL;
 ";
+
+/// What a program that has a queue to itself wants to be committed together with its jobs.
+const STEP_NOTES: &str =
+    "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
 /// How many statements a connection keeps prepared: more than there are.
 const STATEMENTS: usize = 64;

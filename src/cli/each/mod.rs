@@ -11,7 +11,9 @@
 
 mod attempt;
 mod command;
+mod db;
 mod dry_run;
+mod durable;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod ledger;
@@ -29,7 +31,7 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::command::{Rules, Template};
-
+use self::db::Db;
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
 use super::args::EachArgs;
@@ -66,6 +68,7 @@ struct Plan {
     format: Format,
     input: Input,
     keep: Option<Keep>,
+    db: Option<Db>,
     jobs: usize,
 }
 
@@ -100,8 +103,12 @@ impl Plan {
             _ => None,
         };
         let launcher = Launcher { program, grace: args.grace, max_output: args.max_output };
+        let db = match &args.db {
+            Some(path) if !args.dry_run => Some(Db::open(path, args.max_record)?),
+            _ => None,
+        };
         let keep = if args.dry_run { None } else { open_keep(&args, &input, separator)? };
-        Ok(Self { args, template, launcher, format, input, keep, jobs })
+        Ok(Self { args, template, launcher, format, input, keep, db, jobs })
     }
 }
 

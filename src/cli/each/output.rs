@@ -157,7 +157,7 @@ struct Child<'a> {
     stderr_bytes_dropped: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
+pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
@@ -230,6 +230,8 @@ pub(super) struct Printer {
 #[derive(Debug)]
 enum Message {
     Show(Finished),
+    /// Tell when all before this is written.
+    Tell(oneshot::Sender<()>),
     /// The last: this goes to standard output as it is.
     End(Vec<u8>),
 }
@@ -267,6 +269,15 @@ impl Printer {
         let _ = self.send.send(Message::End(last)).await;
     }
 
+    /// Waits until all that was handed in is written, or can't be.
+    pub(super) async fn written(&self) {
+        let (tell, told) = oneshot::channel();
+        // If the thread is gone, there is nothing to wait for.
+        if self.send.send(Message::Tell(tell)).await.is_ok() {
+            let _ = told.await;
+        }
+    }
+
     /// Waits until one more record's output may be handed in.
     ///
     /// # Cancel safety
@@ -300,6 +311,10 @@ fn write_all(
             Message::Show(finished) => {
                 let (out, err) = finished.render(style);
                 (out, err, false)
+            }
+            Message::Tell(tell) => {
+                let _ = tell.send(()); // who asked may have gone
+                continue;
             }
             Message::End(out) => (out, Vec::new(), true),
         };

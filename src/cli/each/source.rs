@@ -31,6 +31,21 @@ use crate::sync::{Mutex, lock};
 /// The one kind of job that there is.
 pub(super) const KIND: &str = "each";
 
+/// What is known of the records when the worker has ended.
+pub(super) trait Records {
+    /// The records that were begun and are not over with, by their numbers.
+    fn unfinished(&self) -> BTreeMap<u64, Bytes>;
+
+    /// The records that were handed out and never begun.
+    fn put_back(&self) -> BTreeMap<u64, Bytes>;
+
+    /// The number of the first record that nothing was done with, if the input has not been run to its end.
+    fn not_begun(&self) -> Option<u64>;
+
+    /// Whether the input has ended and all its records are over with.
+    fn is_over(&self) -> bool;
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct RecordSource {
@@ -127,16 +142,6 @@ impl RecordSource {
         }
     }
 
-    /// The records that were begun and are not over with, by their numbers.
-    pub(super) fn unfinished(&self) -> BTreeMap<u64, Bytes> {
-        self.open(true)
-    }
-
-    /// The records that were handed out and never begun.
-    pub(super) fn put_back(&self) -> BTreeMap<u64, Bytes> {
-        self.open(false)
-    }
-
     fn open(&self, begun: bool) -> BTreeMap<u64, Bytes> {
         let held = lock(&self.held);
         let out = held
@@ -147,18 +152,6 @@ impl RecordSource {
             held.waiting.iter().map(|((_, number), tried)| (*number, tried.begun, &tried.job.payload));
         let open = out.chain(waiting).filter(|(_, has_begun, _)| *has_begun == begun);
         open.map(|(number, _, record)| (number, record.clone())).collect()
-    }
-
-    /// The number of the first record that nothing was done with, if the input has not been run to its end.
-    /// To be asked when the worker has ended.
-    pub(super) fn not_begun(&self) -> Option<u64> {
-        let input = self.input.try_lock().ok()?;
-        if input.ended && input.items.is_empty() { None } else { Some(input.last + 1) }
-    }
-
-    /// Whether the input has ended and all its records are over with. To be asked when the worker has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.input.try_lock().is_ok_and(|input| self.outlook(&input).over)
     }
 
     /// What can be handed out now: what is due again first, then what is new.
@@ -257,6 +250,25 @@ impl Intake {
             // What has been read is still run.
             ledger.trouble(Trouble::Input(error));
         }
+    }
+}
+
+impl Records for RecordSource {
+    fn unfinished(&self) -> BTreeMap<u64, Bytes> {
+        self.open(true)
+    }
+
+    fn put_back(&self) -> BTreeMap<u64, Bytes> {
+        self.open(false)
+    }
+
+    fn not_begun(&self) -> Option<u64> {
+        let input = self.input.try_lock().ok()?;
+        if input.ended && input.items.is_empty() { None } else { Some(input.last + 1) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.input.try_lock().is_ok_and(|input| self.outlook(&input).over)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What goes out, and what becomes of it: hand-over, settlement, renewal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -200,20 +201,26 @@ impl Txn<'_> {
                 .prepare_cached("UPDATE jobs SET last_error = ?2 WHERE id = ?1")?
                 .execute(params![job.id, truncate(reason, MAX_REASON_BYTES)])?;
         }
-        if let Settlement::Release { .. } = settled.settlement {
-            self.connection
-                .prepare_cached("UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE id = ?1")?
-                .execute([job.id])?;
-        }
         match settled.settlement {
+            Settlement::Release { after } => self.release(job, after, now),
             _ if job.cancelled => self.bury(job, Some("cancelled"), now),
             Settlement::Retry { after } => {
                 let ord = self.next_seq();
                 self.wait_again(job, after, ord, now)
             }
-            Settlement::Release { after } => self.wait_again(job, after, job.ord, now),
             Settlement::Ack | Settlement::Reject => self.bury(job, None, now),
         }
+    }
+
+    /// Hands a job back unharmed: its attempt does not count.
+    pub(super) fn release(&mut self, job: &Stand, after: Duration, now: Time) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE id = ?1")?
+            .execute([job.id])?;
+        if job.cancelled {
+            return self.bury(job, Some("cancelled"), now);
+        }
+        self.wait_again(job, after, job.ord, now)
     }
 
     /// Renews the leases that still run; the answers are in the order of the tags.

@@ -32,9 +32,11 @@ macro_rules! view_columns {
 mod admit;
 mod deliver;
 mod manage;
+mod sole;
 mod unique;
 
 pub(super) use deliver::Handed;
+pub(crate) use sole::Standing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
