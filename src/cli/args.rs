@@ -60,7 +60,7 @@ Examples:
   JSON lines in, JSON lines out:
       tidegate each --json-lines --json -- ./resize --width {.width} {.file} \\
           < jobs.jsonl > results.jsonl
-  A long list that survives a crash: give the same command again, and it goes on:
+  A long list that survives a crash: the same command again goes on with it:
       tidegate each --db uploads.db -i files.txt -j 4 -- ./upload
   A shell script, in which $1 is the record and can't be mistaken for script:
       tidegate each --shell -- 'wc -l < \"$1\" > \"$1.count\"' < files.txt
