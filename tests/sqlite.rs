@@ -10,5 +10,7 @@ mod flat;
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "sqlite/migrate.rs"]
+mod migrate;
 #[path = "sqlite/shared.rs"]
 mod shared;
