@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::folder::Folder;
 
-fn at_once(max: usize) -> FetchRequest {
+pub(crate) fn at_once(max: usize) -> FetchRequest {
     FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), Duration::ZERO)
 }
 

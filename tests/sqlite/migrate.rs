@@ -102,6 +102,12 @@ async fn a_file_of_the_first_version_is_brought_to_the_newest_with_all_that_is_i
     let jobs = Sqlite::open(&file).expect("a file of ours");
     let counts = jobs.counts().await.expect("counted");
     assert_eq!((counts.ready, counts.delayed, counts.leased, counts.dead, counts.done), (1, 1, 1, 1, 6));
+    let dead = Connection::open(&file).expect("the file").query_row(
+        "SELECT dead FROM tidegate_counters",
+        [],
+        |row| row.get::<_, u32>(0),
+    );
+    assert_eq!(dead.expect("read"), 1);
     for (id, state, attempts) in
         [(1, JobState::Ready, 0), (2, JobState::Delayed, 1), (3, JobState::Leased, 2), (4, JobState::Dead, 3)]
     {

@@ -1,17 +1,20 @@
 -- The tables of version 2, which a new file gets at once. All names have a prefix, so that the file may hold its user's
 -- own tables beside ours.
 --
--- States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead. Times are nanoseconds since 1970. `rank` is
+-- States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead, 4 done. Times are nanoseconds since 1970. `rank` is
 -- the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed job
--- becomes ready, when a lease runs out.
+-- becomes ready, when a lease runs out, when one that is done is deleted.
 CREATE TABLE tidegate_meta (version INTEGER NOT NULL) STRICT;
 INSERT INTO tidegate_meta VALUES (2);
 CREATE TABLE tidegate_counters (
     seq INTEGER NOT NULL,
     done INTEGER NOT NULL,
-    dropped_dead INTEGER NOT NULL
+    dropped_dead INTEGER NOT NULL,
+    -- How many there are now: dead, and done and kept.
+    dead INTEGER NOT NULL,
+    kept INTEGER NOT NULL
 ) STRICT;
-INSERT INTO tidegate_counters VALUES (0, 0, 0);
+INSERT INTO tidegate_counters VALUES (0, 0, 0, 0, 0);
 CREATE TABLE tidegate_jobs (
     id INTEGER PRIMARY KEY,
     state INTEGER NOT NULL,
@@ -41,6 +44,7 @@ CREATE INDEX tidegate_jobs_ready ON tidegate_jobs (queue, kind, rank, ord) WHERE
 CREATE INDEX tidegate_jobs_delayed ON tidegate_jobs (due, ord) WHERE state = 1;
 CREATE INDEX tidegate_jobs_leased ON tidegate_jobs (due, id) WHERE state = 2;
 CREATE INDEX tidegate_jobs_dead ON tidegate_jobs (entered) WHERE state = 3;
+CREATE INDEX tidegate_jobs_done ON tidegate_jobs (due, id) WHERE state = 4;
 CREATE TABLE tidegate_unique_keys (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

@@ -194,8 +194,9 @@ impl Txn<'_> {
 
     fn settle_one(&mut self, job: &Stand, settled: &Settled, now: Time) -> rusqlite::Result<()> {
         if settled.settlement == Settlement::Ack {
-            self.counters.done += 1;
-            return self.remove(job);
+            let (error, output) = (settled.reason.as_deref(), settled.output.as_deref());
+            let ended = Attempt { end: AttemptEnd::Done, error, output };
+            return self.finish(job, &ended, self.settings.keep_done, now);
         }
         let after = match settled.settlement {
             _ if job.cancelled => None,
@@ -248,6 +249,7 @@ impl Txn<'_> {
     /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
     pub(in super::super) fn reclaim(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
         self.ripen(now)?;
+        self.sweep(now)?;
         self.lapse(now, max)
     }
 }

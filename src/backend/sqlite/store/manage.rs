@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
-    CANCELLED, DEAD, DELAYED, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number,
+    CANCELLED, DEAD, DELAYED, DONE, LEASED, READY, Time, Txn, job, moment, number, shared, state,
+    state_number,
 };
 use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
 use crate::job::{JobId, Kind, Queue};
@@ -25,7 +26,7 @@ impl Txn<'_> {
             leased: count(LEASED)?,
             dead: count(DEAD)?,
             done: self.counters.done.unsigned_abs(),
-            kept: 0,
+            kept: count(DONE)?,
         })
     }
 
@@ -74,7 +75,7 @@ impl Txn<'_> {
         let Some(id) = number(id) else { return Ok(false) };
         let Some(job) = self.stand(id)? else { return Ok(false) };
         match job.state {
-            DEAD => return Ok(false),
+            DEAD | DONE => return Ok(false),
             LEASED => {
                 self.connection
                     .prepare_cached("UPDATE tidegate_jobs SET cancelled = 1 WHERE id = ?1")?
@@ -92,7 +93,7 @@ impl Txn<'_> {
         let Some(id) = number(id) else { return Ok(false) };
         let Some(job) = self.stand(id)? else { return Ok(false) };
         match job.state {
-            READY | LEASED => return Ok(false),
+            READY | LEASED | DONE => return Ok(false),
             DEAD => {
                 if let Some((key, span)) = &job.unique
                     && *span != super::Span::Period

@@ -31,6 +31,7 @@ macro_rules! view_columns {
 
 mod admit;
 mod deliver;
+mod ended;
 mod history;
 mod manage;
 mod time;
@@ -96,6 +97,8 @@ struct Counters {
     seq: i64,
     done: i64,
     dropped_dead: i64,
+    dead: i64,
+    kept: i64,
 }
 
 /// What a job needs to be moved from one state to the next.
@@ -198,9 +201,11 @@ fn number(id: &JobId) -> Option<i64> {
 impl<'a> Txn<'a> {
     pub(super) fn begin(connection: &'a Connection, settings: &'a Settings) -> rusqlite::Result<Self> {
         let counters = connection
-            .prepare_cached("SELECT seq, done, dropped_dead FROM tidegate_counters")?
+            .prepare_cached("SELECT seq, done, dropped_dead, dead, kept FROM tidegate_counters")?
             .query_row([], |row| {
-                Ok(Counters { seq: row.get(0)?, done: row.get(1)?, dropped_dead: row.get(2)? })
+                let [seq, done, dropped_dead, dead, kept] =
+                    [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+                Ok(Counters { seq, done, dropped_dead, dead, kept })
             })?;
         let effects = Effects::default();
         Ok(Self { connection, settings, counters, saved: counters, stored: counters, effects })
@@ -226,10 +231,12 @@ impl<'a> Txn<'a> {
     /// Before the commit.
     pub(super) fn end(self) -> rusqlite::Result<Effects> {
         if self.counters != self.stored {
-            let Counters { seq, done, dropped_dead } = self.counters;
+            let Counters { seq, done, dropped_dead, dead, kept } = self.counters;
             self.connection
-                .prepare_cached("UPDATE tidegate_counters SET seq = ?1, done = ?2, dropped_dead = ?3")?
-                .execute(params![seq, done, dropped_dead])?;
+                .prepare_cached(
+                    "UPDATE tidegate_counters SET seq = ?1, done = ?2, dropped_dead = ?3, dead = ?4, kept = ?5",
+                )?
+                .execute([seq, done, dropped_dead, dead, kept])?;
         }
         Ok(self.effects)
     }
@@ -255,6 +262,7 @@ impl<'a> Txn<'a> {
     /// A job waits once more from now on, and takes its unique key again.
     fn wait_again(&mut self, job: &Stand, wait: Duration, ord: i64, now: Time) -> rusqlite::Result<()> {
         self.claim_again(job)?;
+        self.leaves(job.state);
         let (state, due) = self.line_up(wait, now)?;
         let entered = self.next_seq();
         self.connection
@@ -290,53 +298,19 @@ impl<'a> Txn<'a> {
         self.wait_again(&job, Duration::ZERO, ord, now)
     }
 
-    /// To the dead letters; the oldest of these makes room.
-    fn bury(&mut self, job: &Stand, reason: Option<&str>, now: Time) -> rusqlite::Result<()> {
-        self.free_key(job)?;
-        let entered = self.next_seq();
-        self.connection
-            .prepare_cached(
-                "UPDATE tidegate_jobs SET state = 3, due = 0, entered = ?2, since = ?3, last_error = coalesce(?4, last_error)
-                 WHERE id = ?1",
-            )?
-            .execute(params![job.id, entered, now, reason])?;
-        self.drop_old_dead()
-    }
-
-    fn drop_old_dead(&mut self) -> rusqlite::Result<()> {
-        let beyond: Option<i64> = self
-            .connection
-            .prepare_cached(
-                "SELECT entered FROM tidegate_jobs WHERE state = 3 ORDER BY entered DESC LIMIT 1 OFFSET ?1",
-            )?
-            .query_row([i64::try_from(self.settings.max_dead).unwrap_or(i64::MAX)], |row| row.get(0))
-            .optional()?;
-        if let Some(beyond) = beyond {
-            self.connection
-                .prepare_cached(
-                    "DELETE FROM tidegate_attempts WHERE job IN
-                         (SELECT id FROM tidegate_jobs WHERE state = 3 AND entered <= ?1)",
-                )?
-                .execute([beyond])?;
-            let dropped = self
-                .connection
-                .prepare_cached("DELETE FROM tidegate_jobs WHERE state = 3 AND entered <= ?1")?
-                .execute([beyond])?;
-            self.counters.dropped_dead += dropped as i64;
-            self.effects.dropped_dead += dropped as u64;
-        }
-        Ok(())
-    }
-
     fn remove(&mut self, job: &Stand) -> rusqlite::Result<()> {
         self.free_key(job)?;
-        if job.history > 0 {
-            self.forget(job.id)?;
+        self.leaves(job.state);
+        self.drop_job(job.id, job.history)
+    }
+
+    /// One of those that have ended is there no more, or begins anew.
+    fn leaves(&mut self, state: i64) {
+        match state {
+            DEAD => self.counters.dead -= 1,
+            DONE => self.counters.kept -= 1,
+            _ => {}
         }
-        self.connection
-            .prepare_cached("DELETE FROM tidegate_jobs WHERE id = ?1")?
-            .execute([job.id])
-            .map(|_| ())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What time does by itself: delayed jobs become ready, leases run out.
+//! What time does by itself: delayed jobs become ready, leases run out, what is done is forgotten.
 //!
 //! A transaction moves a bounded number of jobs, so that none keeps others out for long; the rest is left to the next.
 
@@ -20,7 +20,8 @@ impl Txn<'_> {
     /// Lets time have its effect up to `now`.
     pub(super) fn advance(&mut self, now: Time) -> rusqlite::Result<()> {
         self.ripen(now)?;
-        self.lapse(now, usize::MAX).map(|_| ())
+        self.lapse(now, usize::MAX)?;
+        self.sweep(now)
     }
 
     /// Delayed jobs whose time has come are ready, behind those that are, in the order of their times.
@@ -88,7 +89,13 @@ impl Txn<'_> {
         };
         let delayed = next("SELECT due FROM tidegate_jobs WHERE state = 1 ORDER BY due LIMIT 1")?;
         let leased = next("SELECT due FROM tidegate_jobs WHERE state = 2 ORDER BY due LIMIT 1")?;
+        // Nobody waits for a deletion; only what is left of one that was too large is done at once.
+        let overdue = match self.counters.kept {
+            0 => None,
+            _ => next("SELECT due FROM tidegate_jobs WHERE state = 4 ORDER BY due LIMIT 1")?,
+        };
+        let overdue = overdue.filter(|due| *due <= now);
         let lease = now.saturating_add(nanoseconds(self.settings.lease_ttl));
-        Ok([delayed, leased].into_iter().flatten().fold(lease, Time::min))
+        Ok([delayed, leased, overdue].into_iter().flatten().fold(lease, Time::min))
     }
 }
