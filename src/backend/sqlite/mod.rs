@@ -20,6 +20,7 @@ mod config;
 mod failure;
 mod gate;
 mod schema;
+mod sole;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -42,8 +43,8 @@ use self::store::{Handed, Time, Txn, moment, time_of};
 use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobQuery, Manage, StoredJob};
-use crate::job::{JobId, Queue, Tag};
+use crate::inspect::{Counts, Inspect, JobQuery, Manage, PastAttempt, StoredJob};
+use crate::job::{JobId, Tag};
 use crate::lease::{Lease, Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
 use crate::sync::{Mutex, lock};
@@ -122,42 +123,6 @@ impl Sqlite {
     /// All its verbs.
     pub fn backend(&self) -> Backend {
         Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
-    }
-
-    /// Takes back everything that is out of `queue`, and says how that stands. Only for whoever knows that nobody else
-    /// serves it.
-    pub(crate) async fn take_over(&self, queue: &Queue) -> Result<Standing, Error> {
-        let queue = queue.clone();
-        self.pass("taking over a queue", move |txn, now| {
-            txn.take_back(now, &queue)?;
-            txn.standing(now, &queue)
-        })
-        .await
-    }
-
-    pub(crate) async fn standing(&self, queue: &Queue) -> Result<Standing, Error> {
-        let queue = queue.clone();
-        self.pass("counting a queue", move |txn, now| txn.standing(now, &queue)).await
-    }
-
-    /// What was noted under this name.
-    pub(crate) async fn note(&self, name: &'static str) -> Result<Option<String>, Error> {
-        self.pass("reading a note", move |txn, _| txn.note(name)).await
-    }
-
-    /// Enqueues, and notes a text under a name, both or neither.
-    pub(crate) async fn enqueue_and_note(
-        &self,
-        jobs: Vec<NewJob>,
-        name: &'static str,
-        text: String,
-    ) -> Result<(), Error> {
-        jobs.iter().try_for_each(|job| job.validate(self.0.max_payload_bytes))?;
-        self.pass("enqueueing jobs", move |txn, now| {
-            txn.enqueue(now, &jobs)?;
-            txn.set_note(name, &text)
-        })
-        .await
     }
 
     fn now(&self) -> Time {
@@ -300,6 +265,12 @@ impl Inspect for Sqlite {
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
         let wanted = wanted.clone();
         self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
+    }
+
+    /// At most the last 25 of a job, and for as long as it is kept. One that was handed back is among them.
+    async fn history(&self, id: &JobId) -> Result<Vec<PastAttempt>, Error> {
+        let id = id.clone();
+        self.pass("asking for a job's attempts", move |txn, now| txn.history(now, &id)).await
     }
 }
 
