@@ -99,6 +99,8 @@ macro_rules! suite {
                     a_tag_that_was_never_handed_out_is_stale,
                     the_same_tag_twice_in_a_batch_counts_once,
                     an_empty_batch_is_nothing,
+                    an_exchange_settles_and_takes_what_is_there_without_waiting,
+                    an_exchange_with_a_source_that_does_not_fuse_settles,
                 }
                 lease {
                     a_lease_says_since_when_and_for_how_long,

@@ -29,6 +29,8 @@ pub(crate) struct Features {
     pub(crate) order: bool,
     /// Attempts that have ended can be looked at.
     pub(crate) history: bool,
+    /// Settles and takes in one exchange. A source that can't does one after the other.
+    pub(crate) exchange: bool,
 }
 
 impl Features {
@@ -40,6 +42,7 @@ impl Features {
         quotas: true,
         order: true,
         history: true,
+        exchange: true,
     };
 }
 

@@ -26,6 +26,7 @@ pub(crate) async fn crippled() -> Fixture {
         quotas: false,
         order: true,
         history: false,
+        exchange: false,
     };
     Fixture::of(cripple(&Memory::new()), has, secs(30), PAUSED_SLACK).await
 }

@@ -154,14 +154,14 @@ impl Sqlite {
         let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
         let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
         let (handed, next) = self.0.gate.pass("fetching jobs", act, unheard).await?;
-        let lease = Lease::new(sent_at, self.0.lease_ttl);
-        let deliveries = handed.into_iter().map(|Handed { job, attempt, tag }| Delivery {
-            job,
-            attempt,
-            tag,
-            lease: Some(lease),
-        });
-        Ok((deliveries.collect(), self.instant(next, now)))
+        Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
+    }
+
+    /// What was handed over on a request that was sent at `sent_at`.
+    fn deliveries(&self, handed: Vec<Handed>, sent_at: Instant) -> Vec<Delivery> {
+        let lease = Some(Lease::new(sent_at, self.0.lease_ttl));
+        let delivery = |Handed { job, attempt, tag }| Delivery { job, attempt, tag, lease };
+        handed.into_iter().map(delivery).collect()
     }
 
     /// Whoever fetched these has gone: others may have them at once.
@@ -223,6 +223,28 @@ impl Source for Sqlite {
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
         let settled = settled.to_vec();
         self.pass("settling jobs", move |txn, now| txn.settle(now, &settled)).await
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+
+    /// # Cancel safety
+    /// Dropped while it is at it, it gives back what it takes; what was settled stays settled.
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        let (sent_at, now) = (Instant::now(), self.now());
+        let (settled, wanted, this) = (settled.to_vec(), wanted.clone(), self.clone());
+        let unheard = move |(_, handed): (Stale, Vec<Handed>)| this.give_back(&handed);
+        let act = move |txn: &mut Txn<'_>| {
+            let stale = txn.settle(now, &settled)?;
+            txn.fetch(now, &wanted).map(|(handed, _)| (stale, handed))
+        };
+        let (stale, handed) = self.0.gate.pass("settling and fetching jobs", act, unheard).await?;
+        Ok((stale, self.deliveries(handed, sent_at)))
     }
 }
 
