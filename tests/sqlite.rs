@@ -2,6 +2,8 @@
 
 #![cfg(feature = "sqlite")]
 
+#[path = "sqlite/doors.rs"]
+mod doors;
 #[path = "sqlite/file.rs"]
 mod file;
 #[path = "sqlite/flat.rs"]
