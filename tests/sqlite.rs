@@ -16,5 +16,9 @@ mod folder;
 mod kept;
 #[path = "sqlite/migrate.rs"]
 mod migrate;
+#[path = "sqlite/power.rs"]
+mod power;
+#[path = "sqlite/recorder.rs"]
+mod recorder;
 #[path = "sqlite/shared.rs"]
 mod shared;
