@@ -4,6 +4,8 @@
 
 #[path = "sqlite/doors.rs"]
 mod doors;
+#[path = "sqlite/faults.rs"]
+mod faults;
 #[path = "sqlite/file.rs"]
 mod file;
 #[path = "sqlite/flat.rs"]

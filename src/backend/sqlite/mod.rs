@@ -123,7 +123,8 @@ impl fmt::Debug for Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there.
+    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there. A path that begins with
+    /// `file:` is read as an SQLite URI.
     ///
     /// # Errors
     /// As [`SqliteBuilder::open`].

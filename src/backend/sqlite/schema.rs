@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::config::Durability;
-use super::failure::failed;
+use super::failure::{READ_ONLY, failed};
 use crate::error::{Error, ErrorKind};
 
 /// Marks a file that was made by us (`PRAGMA application_id`): "TIDG".
@@ -58,6 +58,11 @@ pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
     connection.busy_timeout(how.busy_timeout).map_err(sql)?;
+    // SQLite is content to read. What comes later would fail, job by job.
+    if connection.is_readonly(MAIN_DB).map_err(sql)? {
+        let text = format!("{} can't be used: {READ_ONLY}", path.display());
+        return Err(Error::new(ErrorKind::Denied, text));
+    }
     // Before anything is changed.
     let found = usable(found(&connection).map_err(sql)?, path, how)?;
     let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0)).map_err(sql)?;
