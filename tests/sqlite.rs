@@ -2,6 +2,10 @@
 
 #![cfg(feature = "sqlite")]
 
+#[path = "sqlite/doors.rs"]
+mod doors;
+#[path = "sqlite/faults.rs"]
+mod faults;
 #[path = "sqlite/file.rs"]
 mod file;
 #[path = "sqlite/flat.rs"]
@@ -14,5 +18,9 @@ mod folder;
 mod kept;
 #[path = "sqlite/migrate.rs"]
 mod migrate;
+#[path = "sqlite/power.rs"]
+mod power;
+#[path = "sqlite/recorder.rs"]
+mod recorder;
 #[path = "sqlite/shared.rs"]
 mod shared;

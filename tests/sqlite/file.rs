@@ -167,3 +167,30 @@ async fn the_oldest_dead_letters_make_room() {
     let kept: Vec<_> = dead.iter().map(|dead| dead.job.payload.clone()).collect();
     assert_eq!(kept, ["2", "3", "4"]);
 }
+
+#[tokio::test]
+async fn jobs_can_be_kept_in_a_database_of_another_program() {
+    let folder = Folder::new();
+    let file = folder.file("theirs.sqlite");
+    let theirs = Connection::open(&file).expect("a file");
+    let sql = "PRAGMA user_version = 7; PRAGMA application_id = 8; CREATE TABLE jobs (x); INSERT INTO jobs VALUES (1)";
+    theirs.execute_batch(sql).expect("done");
+    assert!(Sqlite::open(&file).expect_err("nobody said so").is_invalid_input());
+    for adopt in [true, false] {
+        let jobs = Sqlite::builder(&file).adopt(adopt).open().expect("said, or done before");
+        jobs.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+    }
+    let jobs = Sqlite::open(&file).expect("it is ours too");
+    assert_eq!(jobs.counts().await.expect("counted").ready, 2);
+    let number = |sql: &str| theirs.query_row(sql, [], |row| row.get::<_, i64>(0)).expect(sql);
+    let kept = ["PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM jobs"].map(number);
+    assert_eq!(kept, [7, 8, 1], "what is theirs is as it was");
+    // Its bytes would be others than those that were written.
+    let other = folder.file("utf-16.sqlite");
+    let sql = "PRAGMA encoding = 'UTF-16le'; CREATE TABLE jobs (x)";
+    Connection::open(&other).expect("a file").execute_batch(sql).expect("done");
+    let before = std::fs::read(&other).expect("read");
+    let error = Sqlite::builder(&other).adopt(true).open().expect_err("it can't be");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(std::fs::read(&other).expect("read"), before, "it was changed all the same");
+}

@@ -68,14 +68,9 @@ fn file_of_version_1(file: &Path, now: SystemTime) {
     connection.pragma_update(None, "application_id", 0x5449_4447).expect("set");
     connection.pragma_update(None, "user_version", 1).expect("set");
     let (now, later) = (nanoseconds(now), nanoseconds(now + Duration::from_secs(60)));
-    // id, state, due, attempts, token, unique key
-    let rows: [(i64, i64, i64, i64, i64, Option<&str>); 4] = [
-        (1, 0, 0, 0, 0, None),
-        (2, 1, later, 1, 7, Some("key")),
-        (3, 2, later, 2, 9, None),
-        (4, 3, 0, 3, 8, None),
-    ];
-    for (id, state, due, attempts, token, key) in rows {
+    let rows = [(1, 0, 0, 0, 0), (2, 1, later, 1, 7), (3, 2, later, 2, 9), (4, 3, 0, 3, 8)];
+    for (id, state, due, attempts, token) in rows {
+        let key = (id == 2).then_some("key");
         connection
             .execute(
                 "INSERT INTO jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, max_attempts,

@@ -14,9 +14,40 @@
 //! The file must be on a local disk: SQLite's locks do not work over most network file systems. Beside it there are a
 //! `-wal` and a `-shm` file while it is in use; they belong to it.
 //!
-//! `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one.
+//! # What is kept of a job
+//!
+//! Of each attempt that has ended a row is kept, at most 25 a job, for as long as the job is
+//! ([`Inspect::history`](crate::Inspect::history)). A job that is done is deleted at once, or kept for
+//! [`keep_done`](SqliteBuilder::keep_done).
+//!
+//! # Within a transaction of yours
+//!
+//! The file may hold your own tables beside ours, whose names begin with `tidegate_`
+//! ([`adopt`](SqliteBuilder::adopt) puts ours into a database that you have). Then a job can be enqueued in the same
+//! transaction that changes your tables, and be completed in the one that holds its effect: both become true together
+//! or not at all. This goes by plain SQL on a connection of your own, from any program and any driver with SQLite 3.37
+//! or newer: [`ENQUEUE_SQL`], [`ENQUEUED_SQL`], [`COMPLETE_SQL`]. `docs/sqlite.md` has more, Python too.
+//!
+//! ```no_run
+//! use rusqlite::{Connection, TransactionBehavior, params};
+//! use tidegate::backend::sqlite::COMPLETE_SQL;
+//! use tidegate::{Context, Registry};
+//!
+//! let registry = Registry::new().handle_blocking_raw("pay", |context: Context| -> rusqlite::Result<()> {
+//!     let mut mine = Connection::open("jobs.sqlite")?;
+//!     let transaction = mine.transaction_with_behavior(TransactionBehavior::Immediate)?;
+//!     transaction.execute("UPDATE accounts SET balance = balance - 5 WHERE name = 'Ada'", [])?;
+//!     let tag = context.tag();
+//!     transaction.execute(COMPLETE_SQL, params![tag.key.cast_signed(), tag.token.cast_signed()])?;
+//!     transaction.commit()
+//! });
+//! ```
+
+// `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one;
+// `schema` is what is in the file.
 
 mod config;
+mod doors;
 mod failure;
 mod gate;
 mod schema;
@@ -37,6 +68,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Clock, Durability, SqliteBuilder};
+pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
 use self::gate::Gate;
 pub(crate) use self::store::Standing;
 use self::store::{Handed, Time, Txn, moment, time_of};
@@ -93,7 +125,8 @@ impl fmt::Debug for Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there.
+    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there. A path that begins with
+    /// `file:` is read as an SQLite URI.
     ///
     /// # Errors
     /// As [`SqliteBuilder::open`].

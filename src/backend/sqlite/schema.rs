@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::config::Durability;
-use super::failure::failed;
+use super::failure::{READ_ONLY, failed};
 use crate::error::{Error, ErrorKind};
 
 /// Marks a file that was made by us (`PRAGMA application_id`): "TIDG".
@@ -20,6 +20,9 @@ const NEWEST: i64 = 2;
 
 /// The tables of the newest version.
 const NEW: &str = include_str!("schema/new.sql");
+
+/// Views and triggers by which others write to them.
+const DOORS: &str = include_str!("schema/doors.sql");
 
 /// From version 1, which stood in `PRAGMA user_version`. Never changed once released.
 const FROM_1: &str = include_str!("schema/from_1.sql");
@@ -38,21 +41,52 @@ enum Found {
     Others,
 }
 
+/// What of the settings concerns the file.
+#[derive(Clone, Debug)]
+pub(super) struct How {
+    pub(super) durability: Durability,
+    pub(super) busy_timeout: Duration,
+    /// Our tables may go into a database of another program's.
+    pub(super) adopt: bool,
+}
+
 /// Opens the file, which is made if it is not there, and brings it to the newest version.
-pub(super) fn open(path: &Path, durability: Durability, busy: Duration) -> Result<Connection, Error> {
+pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
     let sql = |error| failed(format!("opening {}", path.display()), error);
     // No mutex of SQLite's own: ours lets one in at a time.
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
-    connection.busy_timeout(busy).map_err(sql)?;
+    connection.busy_timeout(how.busy_timeout).map_err(sql)?;
+    // SQLite is content to read. What comes later would fail, job by job.
+    if connection.is_readonly(MAIN_DB).map_err(sql)? {
+        let text = format!("{} can't be used: {READ_ONLY}", path.display());
+        return Err(Error::new(ErrorKind::Denied, text));
+    }
     // Before anything is changed.
-    let found = usable(found(&connection).map_err(sql)?, path)?;
-    set_up(&connection, durability).map_err(sql)?;
+    let found = usable(found(&connection).map_err(sql)?, path, how)?;
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0)).map_err(sql)?;
+    if encoding != "UTF-8" {
+        let text = format!("the texts in {} are {encoding}: they must be UTF-8", path.display());
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    set_up(&connection, how.durability).map_err(sql)?;
     if found != Found::Ours(NEWEST) {
-        migrate(&mut connection, path)?;
+        migrate(&mut connection, path, how)?;
     }
     Ok(connection)
+}
+
+/// Leaves word in the file of the bound that its triggers go by.
+pub(super) fn bound_payloads(connection: &Connection, path: &Path, bytes: usize) -> Result<(), Error> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let differs = "SELECT count(*) FROM tidegate_meta WHERE max_payload <> ?1";
+    // Asked first: to write would mean to wait for others.
+    let set = || match connection.query_row(differs, [bytes], |row| row.get(0))? {
+        0 => Ok(0),
+        1_i64.. | ..0 => connection.execute("UPDATE tidegate_meta SET max_payload = ?1", [bytes]),
+    };
+    set().map_err(|error| failed(format!("preparing {}", path.display()), error)).map(|_: usize| ())
 }
 
 fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
@@ -68,29 +102,36 @@ fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<(
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
+fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Error> {
     let sql = |error| failed(format!("preparing {}", path.display()), error);
     // Under the write lock, so that of several processes that open a new file one prepares it.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-    match usable(found(&transaction).map_err(sql)?, path)? {
-        Found::Ours(1) => {
-            transaction.execute_batch(NEW).map_err(sql)?;
-            transaction.execute_batch(FROM_1).map_err(sql)?;
-        }
-        Found::Ours(_) => return Ok(()),
-        Found::Empty | Found::Others => transaction.execute_batch(NEW).map_err(sql)?,
+    let found = usable(found(&transaction).map_err(sql)?, path, how)?;
+    if found == Found::Ours(NEWEST) {
+        return Ok(());
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
-    // Those of version 1 look there, and leave alone what is newer.
-    transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
+    transaction.execute_batch(NEW).map_err(sql)?;
+    if found == Found::Ours(1) {
+        transaction.execute_batch(FROM_1).map_err(sql)?;
+    }
+    transaction.execute_batch(DOORS).map_err(sql)?;
+    if found != Found::Others {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
+        // Those of version 1 look there, and leave alone what is newer.
+        transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
+    }
     transaction.commit().map_err(sql)
 }
 
 /// Refuses what we must not touch.
-fn usable(found: Found, path: &Path) -> Result<Found, Error> {
+fn usable(found: Found, path: &Path, how: &How) -> Result<Found, Error> {
     match found {
-        Found::Others => {
-            let text = format!("{} is a database of some other program: name another file", path.display());
+        Found::Others if !how.adopt => {
+            let text = format!(
+                "{} is a database of some other program: name another file, or say that jobs may be kept in this \
+                 one (`adopt`)",
+                path.display()
+            );
             Err(Error::new(ErrorKind::InvalidInput, text))
         }
         Found::Ours(version) if version > NEWEST => {

@@ -4,8 +4,8 @@
 -- States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead, 4 done. Times are nanoseconds since 1970. `rank` is
 -- the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed job
 -- becomes ready, when a lease runs out, when one that is done is deleted.
-CREATE TABLE tidegate_meta (version INTEGER NOT NULL) STRICT;
-INSERT INTO tidegate_meta VALUES (2);
+CREATE TABLE tidegate_meta (version INTEGER NOT NULL, max_payload INTEGER NOT NULL) STRICT;
+INSERT INTO tidegate_meta VALUES (2, 16777216);
 CREATE TABLE tidegate_counters (
     seq INTEGER NOT NULL,
     done INTEGER NOT NULL,
@@ -37,6 +37,8 @@ CREATE TABLE tidegate_jobs (
     last_error TEXT,
     -- How many attempts have ended and were written down; most jobs are done in their first and gone with it.
     history INTEGER NOT NULL DEFAULT 0,
+    -- When it was completed by INSERT INTO tidegate_complete; from then on it is done, whatever its worker says.
+    completed INTEGER,
     -- Last: what stands behind a long one is slow to read.
     payload BLOB NOT NULL
 ) STRICT;

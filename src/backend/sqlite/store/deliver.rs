@@ -171,6 +171,7 @@ impl Txn<'_> {
         for one in settled {
             match self.leased(one.tag)? {
                 Some(job) => self.settle_one(&job, one, now)?,
+                None if self.heard_late(one.tag)? => {}
                 None => stale.push(one.tag),
             }
         }
@@ -192,11 +193,29 @@ impl Txn<'_> {
             .optional()
     }
 
+    /// Whether this is the first that is heard of an attempt whose job was completed, and is done by now.
+    fn heard_late(&self, tag: Tag) -> rusqlite::Result<bool> {
+        if tag.session != 0 {
+            return Ok(false);
+        }
+        self.connection
+            .prepare_cached(
+                "UPDATE tidegate_jobs SET completed = NULL
+                 WHERE id = ?1 AND state = 4 AND token = ?2 AND completed IS NOT NULL",
+            )?
+            .execute([tag.key.cast_signed(), tag.token.cast_signed()])
+            .map(|changed| changed > 0)
+    }
+
     pub(super) fn settle_one(&mut self, job: &Stand, settled: &Settled, now: Time) -> rusqlite::Result<()> {
-        if settled.settlement == Settlement::Ack {
+        if settled.settlement == Settlement::Ack || job.completed.is_some() {
             let (error, output) = (settled.reason.as_deref(), settled.output.as_deref());
-            let ended = Attempt { end: AttemptEnd::Done, error, output };
-            return self.finish(job, &ended, self.settings.keep_done, now);
+            let ended = Attempt { ended_at: now, end: AttemptEnd::Done, error, output };
+            self.finish(job, &ended, self.settings.keep_done, now)?;
+            if job.completed.is_some() {
+                self.heard_late(settled.tag)?;
+            }
+            return Ok(());
         }
         let after = match settled.settlement {
             _ if job.cancelled => None,
@@ -206,6 +225,7 @@ impl Txn<'_> {
         let released = matches!(settled.settlement, Settlement::Release { .. });
         let reason = settled.reason.as_deref().map(|reason| truncate(reason, MAX_REASON_BYTES));
         let ended = Attempt {
+            ended_at: now,
             end: match after {
                 None => AttemptEnd::Rejected,
                 Some(_) if released => AttemptEnd::Released,
@@ -214,7 +234,7 @@ impl Txn<'_> {
             error: reason.or(job.cancelled.then_some(CANCELLED)),
             output: settled.output.as_deref(),
         };
-        let history = self.write_down(job, &ended, now)?;
+        let history = self.write_down(job, &ended)?;
         self.connection
             .prepare_cached(
                 "UPDATE tidegate_jobs SET last_error = coalesce(?2, last_error), attempts = max(attempts - ?3, 0),

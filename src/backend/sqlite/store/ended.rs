@@ -32,7 +32,7 @@ impl Txn<'_> {
             return self.remove(job);
         }
         self.free_key(job)?;
-        let history = self.write_down(job, ended, now)?;
+        let history = self.write_down(job, ended)?;
         let (entered, due) = (self.next_seq(), now.saturating_add(nanoseconds(keep)));
         self.connection
             .prepare_cached(

@@ -18,6 +18,7 @@ const MAX_KEPT: i64 = 25;
 
 /// How an attempt ended.
 pub(super) struct Attempt<'a> {
+    pub(super) ended_at: Time,
     pub(super) end: AttemptEnd,
     pub(super) error: Option<&'a str>,
     pub(super) output: Option<&'a [u8]>,
@@ -26,7 +27,7 @@ pub(super) struct Attempt<'a> {
 impl Txn<'_> {
     /// Writes down the end of an attempt at a job that is with a worker. Returns how many there are now, which must
     /// go into its row.
-    pub(super) fn write_down(&self, job: &Stand, ended: &Attempt<'_>, now: Time) -> rusqlite::Result<i64> {
+    pub(super) fn write_down(&self, job: &Stand, ended: &Attempt<'_>) -> rusqlite::Result<i64> {
         let number = job.history + 1;
         let error = ended.error.map(|error| truncate(error, MAX_REASON_BYTES));
         let output = ended.output.map(|output| &output[..output.len().min(MAX_OUTPUT_BYTES)]);
@@ -40,7 +41,7 @@ impl Txn<'_> {
                 number,
                 job.attempts,
                 job.since,
-                now,
+                ended.ended_at,
                 end_number(ended.end),
                 error,
                 output

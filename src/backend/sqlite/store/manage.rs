@@ -76,6 +76,7 @@ impl Txn<'_> {
         let Some(job) = self.stand(id)? else { return Ok(false) };
         match job.state {
             DEAD | DONE => return Ok(false),
+            LEASED if job.completed.is_some() => return Ok(false),
             LEASED => {
                 self.connection
                     .prepare_cached("UPDATE tidegate_jobs SET cancelled = 1 WHERE id = ?1")?

@@ -11,7 +11,8 @@
 /// What [`stand`] reads. Macros, so that no text of a statement is put together while a transaction runs.
 macro_rules! stand_columns {
     () => {
-        "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts, since, history"
+        "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts, since, history,
+         completed"
     };
 }
 
@@ -118,6 +119,8 @@ struct Stand {
     since: Time,
     /// How many of its attempts have been written down so far.
     history: i64,
+    /// When its work was committed together with word that it is completed, though its worker has not said so yet.
+    completed: Option<Time>,
 }
 
 /// For how long a unique key is held; a period's end stands with the key.
@@ -170,6 +173,7 @@ fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
         max_attempts: row.get(9)?,
         since: row.get(10)?,
         history: row.get(11)?,
+        completed: row.get(12)?,
     })
 }
 

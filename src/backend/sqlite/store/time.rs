@@ -16,6 +16,10 @@ const MAX_MOVED: u32 = 1_000;
 /// Why the attempt of a job whose lease ran out came to nothing.
 const LAPSED: &str = "its lease ran out: the worker died, or lost touch";
 
+/// For how many times that of a lease a job is kept which was completed and whose worker then went out of touch, so
+/// that what it may yet say is known to be late and not stale. A live worker gives a lease up before one has passed.
+const LATE: u32 = 10;
+
 impl Txn<'_> {
     /// Lets time have its effect up to `now`.
     pub(super) fn advance(&mut self, now: Time) -> rusqlite::Result<()> {
@@ -59,10 +63,15 @@ impl Txn<'_> {
 
     /// The attempt was counted when the job was handed over, so that one which kills its workers comes to an end too.
     fn lapse_one(&mut self, job: &Stand, now: Time) -> rusqlite::Result<()> {
+        if let Some(ended_at) = job.completed {
+            let keep = self.settings.keep_done.max(self.settings.lease_ttl.saturating_mul(LATE));
+            let ended = Attempt { ended_at, end: AttemptEnd::Done, error: None, output: None };
+            return self.finish(job, &ended, keep, now);
+        }
         let lapses = job.lapses.saturating_add(1);
         let most = job.max_attempts.unwrap_or(self.settings.crash_limit);
-        let ended = Attempt { end: AttemptEnd::Lapsed, error: Some(LAPSED), output: None };
-        let history = self.write_down(job, &ended, now)?;
+        let ended = Attempt { ended_at: now, end: AttemptEnd::Lapsed, error: Some(LAPSED), output: None };
+        let history = self.write_down(job, &ended)?;
         self.connection
             .prepare_cached(
                 "UPDATE tidegate_jobs SET lapses = ?2, last_error = ?3, history = ?4 WHERE id = ?1",
