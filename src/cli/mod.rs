@@ -3,11 +3,18 @@
 //! Not an interface for other crates: what it takes and answers is `tidegate help`.
 
 mod args;
+mod complete;
 pub(crate) mod each;
+mod enqueue;
+mod jobs;
 mod records;
 mod signals;
+mod stats;
 mod stdout;
+mod store;
+mod table;
 mod text;
+mod times;
 mod values;
 
 use std::io::Write as _;
@@ -32,6 +39,8 @@ pub(crate) enum Exit {
     Command,
     /// The output can't be written.
     Output,
+    /// The queue can't be opened or used.
+    Queue,
     /// Something that should not happen did.
     Internal,
     /// Nobody reads standard output any more: as a shell reports a program that SIGPIPE ended.
@@ -49,6 +58,7 @@ impl Exit {
             Self::Input => 3,
             Self::Command => 4,
             Self::Output => 5,
+            Self::Queue => 6,
             Self::Internal => 70,
             Self::Pipe => 128 + 13,
             Self::Signal(number) => 128 + number,
@@ -60,6 +70,10 @@ impl Exit {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(Cli { command: Command::Each(args) }) => each::run(*args),
+        Ok(Cli { command: Command::Enqueue(args) }) => enqueue::run(&args),
+        Ok(Cli { command: Command::Jobs(args) }) => jobs::run(&args),
+        Ok(Cli { command: Command::Stats(args) }) => stats::run(&args),
+        Ok(Cli { command: Command::Completions(args) }) => complete::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();
