@@ -5,7 +5,7 @@
 mod args;
 mod complete;
 pub(crate) mod each;
-mod enqueue;
+pub(crate) mod enqueue;
 mod jobs;
 mod records;
 mod signals;

@@ -167,9 +167,9 @@ impl Feed<'_> {
         let exit = if self.refused == 0 { Exit::Done } else { Exit::Failed };
         let (taken, refused) = (count(self.taken), count(self.refused));
         if self.store.is_none() {
-            refuse(exit, format!("{taken} lines are good and {refused} are bad; nothing is enqueued"))
+            refuse(exit, format!("good lines: {taken}, bad lines: {refused}; nothing is enqueued"))
         } else if self.refused > 0 {
-            refuse(exit, format!("{taken} jobs are enqueued, and {refused} lines were refused"))
+            refuse(exit, format!("jobs enqueued: {taken}, lines refused: {refused}"))
         } else {
             exit
         }

@@ -4,6 +4,8 @@
 
 mod args;
 mod draft;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod line;
 mod many;
 

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::inspect::{Inspect, JobQuery, JobState, Manage, StoredJob};
 use crate::job::JobId;
 
-/// How many of those that stay dead are named; the list of the dead has them all.
+/// How many of those with which it was not done are named; a list of the dead has them all.
 const NAMED: usize = 20;
 
 /// What became of them.
@@ -81,7 +81,7 @@ fn carry_out(store: &Store, args: &BulkArgs, change: Change, json: bool) -> Resu
     let mut swept = Swept::default();
     let asked = (!args.dry_run).then_some(change);
     sweep(store, args, asked, &mut swept)?;
-    let result = if change == Change::Retry { "requeued" } else { change.done() };
+    let result = done_in_bulk(change);
     let Swept { done, stayed, named } = swept;
     if json {
         let (ok, dry_run) = (stayed == 0, args.dry_run);
@@ -90,19 +90,23 @@ fn carry_out(store: &Store, args: &BulkArgs, change: Change, json: bool) -> Resu
         let would = if args.dry_run { "would be " } else { "" };
         let which = escaped(&args.filter.words());
         print(format!("{}{which} {would}{result}\n", jobs(done)).as_bytes())?;
+        let why = match change {
+            Change::Retry => "another job has its unique key, or somebody else was quicker",
+            Change::Cancel | Change::Delete => "somebody else was quicker",
+        };
         for id in &named {
-            let id = escaped(id.as_str());
-            refuse(
-                Exit::Failed,
-                format!("job {id} stays dead: another job has its unique key, or it is gone"),
-            );
+            refuse(Exit::Failed, format!("job {} was not {result}: {why}", escaped(id.as_str())));
         }
         if stayed > named.len() as u64 {
             let more = count(stayed - named.len() as u64);
-            refuse(Exit::Failed, format!("and {more} more stay dead for the same reason"));
+            refuse(Exit::Failed, format!("and {more} more for the same reason"));
         }
     }
     Ok(if stayed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn done_in_bulk(change: Change) -> &'static str {
+    if change == Change::Retry { "requeued" } else { change.done() }
 }
 
 fn jobs(number: u64) -> String {
@@ -116,7 +120,7 @@ fn sweep(store: &Store, args: &BulkArgs, change: Option<Change>, swept: &mut Swe
     let query = args.filter.query(JobState::Dead, usize::MAX);
     store.wait(through(inspect, manage, query, change, now(), swept)).map_err(|error| {
         let (done, why) = (jobs(swept.done), said(&error));
-        let before = change.map(|change| format!(" ({done} {} before that)", change.done()));
+        let before = change.map(|change| format!(" ({done} {} before that)", done_in_bulk(change)));
         refuse(Exit::Queue, format!("{why}{}", before.unwrap_or_default()))
     })
 }
@@ -175,4 +179,95 @@ async fn all(
         }
     }
     Ok(stayed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::inspect::Counts;
+    use crate::job::{Job, Kind};
+    use crate::sync::{Mutex, lock};
+
+    /// Dead jobs that die again as soon as they are requeued; those with an odd number can't be.
+    struct Restless {
+        dead: Mutex<Vec<StoredJob>>,
+        asked: Mutex<Vec<String>>,
+        /// When they die again.
+        then: SystemTime,
+    }
+
+    fn dead(number: u64, since: SystemTime) -> StoredJob {
+        let id = JobId::new(number.to_string());
+        let job = Job::new(id, Kind::new("kind"), Bytes::new(), SystemTime::UNIX_EPOCH);
+        StoredJob::new(Arc::new(job), JobState::Dead, 1, since)
+    }
+
+    #[async_trait]
+    impl Inspect for Restless {
+        async fn counts(&self) -> Result<Counts, Error> {
+            let mut counts = Counts::default();
+            counts.dead = lock(&self.dead).len() as u64;
+            Ok(counts)
+        }
+
+        async fn find(&self, _id: &JobId) -> Result<Option<StoredJob>, Error> {
+            Ok(None)
+        }
+
+        async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
+            Ok(lock(&self.dead).iter().skip(wanted.skip).take(wanted.max).cloned().collect())
+        }
+    }
+
+    #[async_trait]
+    impl Manage for Restless {
+        async fn cancel(&self, _id: &JobId) -> Result<bool, Error> {
+            Ok(false)
+        }
+
+        async fn requeue(&self, id: &JobId) -> Result<bool, Error> {
+            lock(&self.asked).push(id.to_string());
+            let number: u64 = id.as_str().parse().expect("a number");
+            if number % 2 == 1 {
+                return Ok(false);
+            }
+            let mut jobs = lock(&self.dead);
+            jobs.retain(|job| job.job.id != *id);
+            jobs.push(dead(number, self.then));
+            Ok(true)
+        }
+
+        async fn delete(&self, _id: &JobId) -> Result<bool, Error> {
+            Ok(false)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_dies_again_is_requeued_only_once() {
+        let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        // By a clock that goes on, and by one that was set back: the time tells in the first case, the number in both.
+        for (then, most) in [(begun + Duration::from_secs(1), 2_500), (begun, 2_500)] {
+            let jobs = (0..2_500).map(|number| dead(number, begun)).collect();
+            let store = Restless { dead: Mutex::new(jobs), asked: Mutex::default(), then };
+            let mut swept = Swept::default();
+            let query = JobQuery::new(JobState::Dead, usize::MAX);
+            through(&store, &store, query, Some(Change::Retry), begun, &mut swept).await.expect("no error");
+            let mut asked = std::mem::take(&mut *lock(&store.asked));
+            let number = asked.len();
+            asked.sort();
+            asked.dedup();
+            assert!(
+                asked.len() == number && number <= most,
+                "{number} asked for, {} of them once",
+                asked.len()
+            );
+            assert_eq!((swept.done, swept.stayed, swept.named.len()), (1_250, 1_250, NAMED));
+        }
+    }
 }

@@ -22,60 +22,86 @@ const USUAL: [JobState; 4] = [JobState::Leased, JobState::Ready, JobState::Delay
 const LIMIT_OF_ONE: u32 = 50;
 const LIMIT_OF_SEVERAL: u32 = 10;
 
+/// The most rows that are laid out together.
+const ROWS: usize = 1_000;
+
 /// Lists jobs, state by state.
 pub(super) fn list(store: &Store, args: &ListArgs, json: bool) -> Result<Exit, Exit> {
     let mut states: Vec<JobState> = args.state.iter().map(|state| JobState::from(*state)).collect();
-    states.dedup();
     if states.is_empty() {
         states.extend(USUAL);
     }
-    if args.skip > 0 && states.len() != 1 {
+    let several = states.len() > 1;
+    if args.skip > 0 && several {
         return Err(refuse(
             Exit::Usage,
             "--skip needs --state with the one state whose first jobs are left out",
         ));
     }
-    let inspect = store.backend.inspect().map_err(|error| failed(&error))?;
-    let several = states.len() > 1;
     let limit = args.limit.unwrap_or(if several { LIMIT_OF_SEVERAL } else { LIMIT_OF_ONE }) as usize;
-    let mut table = Table::new(HEADS, terminal_width());
-    let (mut listed, mut more) = (0, Vec::new());
+    let inspect = &**store.backend.inspect().map_err(|error| failed(&error))?;
+    let mut shown = Shown::new(args.quiet, json);
+    let mut more = Vec::new();
     for state in states {
         // One more than is shown tells whether there are more.
         let mut pages = Pages::of(args.filter.query(state, limit + 1).skip(args.skip));
-        let (mut shown, mut before) = (0, 0);
+        let (mut left, mut length) = (limit, 0);
         loop {
-            let mut page = store.wait(pages.next(&**inspect, before)).map_err(|error| failed(&error))?;
-            if page.is_empty() {
+            let page = store.wait(pages.next(inspect, length)).map_err(|error| failed(&error))?;
+            length = page.len();
+            if length == 0 {
                 break;
             }
-            before = page.len();
-            if shown + page.len() > limit {
-                page.truncate(limit - shown);
+            if length > left {
                 more.push(state_name(state));
             }
-            shown += page.len();
-            print(&shape(&page, args.quiet, json, &mut table))?;
+            shown.add(&page[..length.min(left)])?;
+            left = left.saturating_sub(length);
         }
-        listed += shown;
     }
+    shown.end()?;
     if !json && !args.quiet {
-        note(args, listed, limit, &more);
+        note(args, shown.listed, limit, &more);
     }
     Ok(Exit::Done)
 }
 
-fn shape(page: &[StoredJob], quiet: bool, json: bool, table: &mut Table<9>) -> Vec<u8> {
-    if page.is_empty() {
-        return Vec::new();
+/// What is shown of the jobs.
+struct Shown {
+    quiet: bool,
+    json: bool,
+    table: Table<9>,
+    /// Laid out together, so that their columns are those of all.
+    rows: Vec<[String; 9]>,
+    listed: usize,
+}
+
+impl Shown {
+    fn new(quiet: bool, json: bool) -> Self {
+        let table = Table::new(HEADS, terminal_width());
+        Self { quiet, json, table, rows: Vec::new(), listed: 0 }
     }
-    let now = now();
-    if json {
-        page.iter().flat_map(|job| json_line(&JobLine::of(job))).collect()
-    } else if quiet {
-        page.iter().map(|job| format!("{}\n", escaped(job.job.id.as_str()))).collect::<String>().into_bytes()
-    } else {
-        table.lines(page.iter().map(|job| row(job, now))).into_bytes()
+
+    fn add(&mut self, jobs: &[StoredJob]) -> Result<(), Exit> {
+        self.listed += jobs.len();
+        if self.json {
+            return print(&jobs.iter().flat_map(|job| json_line(&JobLine::of(job))).collect::<Vec<u8>>());
+        }
+        if self.quiet {
+            let id = |job: &StoredJob| format!("{}\n", escaped(job.job.id.as_str()));
+            return print(jobs.iter().map(id).collect::<String>().as_bytes());
+        }
+        let now = now();
+        self.rows.extend(jobs.iter().map(|job| row(job, now)));
+        if self.rows.len() >= ROWS { self.end() } else { Ok(()) }
+    }
+
+    /// Writes what has not been written yet.
+    fn end(&mut self) -> Result<(), Exit> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        print(self.table.lines(self.rows.drain(..)).as_bytes())
     }
 }
 
