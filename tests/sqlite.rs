@@ -10,5 +10,9 @@ mod flat;
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "sqlite/kept.rs"]
+mod kept;
+#[path = "sqlite/migrate.rs"]
+mod migrate;
 #[path = "sqlite/shared.rs"]
 mod shared;

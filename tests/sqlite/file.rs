@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
     Enqueue, Enqueued, ErrorKind, FetchRequest, Inspect, JobQuery, JobState, NewJob, Settled, Settlement,
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::folder::Folder;
 
-fn at_once(max: usize) -> FetchRequest {
+pub(crate) fn at_once(max: usize) -> FetchRequest {
     FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), Duration::ZERO)
 }
 
@@ -85,20 +86,23 @@ async fn a_file_that_can_not_be_used_is_refused_by_name() {
         "no database at all, but a text of more than a hundred bytes. ".repeat(9),
     )
     .expect("written");
-    let bytes = {
-        drop(Sqlite::open(folder.file("ours.sqlite")).expect("a new file"));
-        std::fs::read(folder.file("ours.sqlite")).expect("read")
-    };
-    // The numbers of a database's header: https://sqlite.org/fileformat2.html, section 1.3.
-    let mut newer = bytes.clone();
-    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
-    std::fs::write(folder.file("newer.sqlite"), newer).expect("written");
-    let mut others = bytes;
-    others[68..72].copy_from_slice(&7_u32.to_be_bytes());
-    std::fs::write(folder.file("others.sqlite"), others).expect("written");
+    drop(Sqlite::open(folder.file("newer.sqlite")).expect("a new file"));
+    for (name, sql) in [
+        ("newer.sqlite", "UPDATE tidegate_meta SET version = 99"),
+        ("others.sqlite", "CREATE TABLE jobs (theirs)"),
+        // What the first versions looked for.
+        (
+            "newer, first form",
+            "CREATE TABLE jobs (x); PRAGMA application_id = 1414087751; PRAGMA user_version = 99",
+        ),
+    ] {
+        let connection = Connection::open(folder.file(name)).expect("a file");
+        connection.execute_batch(sql).expect(name);
+    }
     let cases = [
         ("text.sqlite", ErrorKind::Decode, "no SQLite database"),
         ("newer.sqlite", ErrorKind::Unsupported, "made by a newer Tidegate"),
+        ("newer, first form", ErrorKind::Unsupported, "made by a newer Tidegate"),
         ("others.sqlite", ErrorKind::InvalidInput, "some other program"),
         ("no-folder/jobs.sqlite", ErrorKind::Denied, "the folder must be there"),
         (".", ErrorKind::Denied, "the folder must be there"),

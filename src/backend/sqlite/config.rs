@@ -33,6 +33,8 @@ pub enum Clock {
 pub(super) struct Settings {
     pub(super) lease_ttl: Duration,
     pub(super) max_dead: usize,
+    pub(super) keep_done: Duration,
+    pub(super) max_done: usize,
     pub(super) crash_limit: u32,
     pub(super) max_payload_bytes: usize,
 }
@@ -56,6 +58,8 @@ impl SqliteBuilder {
         let settings = Settings {
             lease_ttl: Duration::from_secs(30),
             max_dead: 100_000,
+            keep_done: Duration::ZERO,
+            max_done: 100_000,
             crash_limit: 20,
             max_payload_bytes: 16 << 20,
         };
@@ -79,6 +83,21 @@ impl SqliteBuilder {
     /// How many dead letters are kept. The oldest goes when there are more, which is logged. Default 100,000.
     pub fn max_dead(mut self, jobs: usize) -> Self {
         self.settings.max_dead = jobs;
+        self
+    }
+
+    /// For how long a job that is done is kept, with its payload and its attempts, to be looked at
+    /// ([`JobState::Done`](crate::JobState)). Default zero: it is deleted at once, which is also the fastest. Deleted
+    /// is what has been kept for its time with the next operation on the file, a thousand at a time.
+    pub fn keep_done(mut self, time: Duration) -> Self {
+        self.settings.keep_done = time;
+        self
+    }
+
+    /// How many jobs that are done are kept. Beyond that, those go before their time that would have gone first.
+    /// Default 100,000, as for dead letters.
+    pub fn max_done(mut self, jobs: usize) -> Self {
+        self.settings.max_done = jobs;
         self
     }
 

@@ -41,7 +41,7 @@ use self::store::{Handed, Time, Txn, moment, time_of};
 use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobQuery, Manage, StoredJob};
+use crate::inspect::{Counts, Inspect, JobQuery, Manage, PastAttempt, StoredJob};
 use crate::job::{JobId, Tag};
 use crate::lease::{Lease, Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
@@ -263,6 +263,12 @@ impl Inspect for Sqlite {
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
         let wanted = wanted.clone();
         self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
+    }
+
+    /// At most the last 25 of a job, and for as long as it is kept. One that was handed back is among them.
+    async fn history(&self, id: &JobId) -> Result<Vec<PastAttempt>, Error> {
+        let id = id.clone();
+        self.pass("asking for a job's attempts", move |txn, now| txn.history(now, &id)).await
     }
 }
 
