@@ -39,8 +39,8 @@ pub(crate) enum Exit {
     Command,
     /// The output can't be written.
     Output,
-    /// The queue can't be opened or used.
-    Queue,
+    /// What the work needs is not there, or does not work any more.
+    Unavailable,
     /// Something that should not happen did.
     Internal,
     /// Nobody reads standard output any more: as a shell reports a program that SIGPIPE ended.
@@ -58,7 +58,8 @@ impl Exit {
             Self::Input => 3,
             Self::Command => 4,
             Self::Output => 5,
-            Self::Queue => 6,
+            // Those of sysexits.h, which systemd shows by their names.
+            Self::Unavailable => 69,
             Self::Internal => 70,
             Self::Pipe => 128 + 13,
             Self::Signal(number) => 128 + number,

@@ -23,7 +23,7 @@ Exit status:
     0  all is said
     2  the command line makes no sense
     5  standard output can't be written
-    6  the queue is not there, or can't be opened or read
+   69  the queue is not there, or can't be opened or read
    70  something that should not happen did
   141  standard output was closed before the end";
 

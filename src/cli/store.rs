@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::text::escaped;
 use super::{Exit, refuse};
+use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
 use crate::error::{Chain, Error};
 
@@ -61,7 +62,7 @@ impl Store {
         if let Some(file) = file.filter(|_| made && missing == Missing::Refuse) {
             let file = escaped(&file.display().to_string());
             return Err(refuse(
-                Exit::Queue,
+                Exit::Unavailable,
                 format!(
                     "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
                      enqueue` makes one)"
@@ -71,9 +72,11 @@ impl Store {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime
             .map_err(|error| refuse(Exit::Internal, format!("the system gives no runtime: {error}")))?;
-        let backend = runtime.block_on(async { backend::open(&url) }).map_err(|error| {
+        let opened = runtime.block_on(async { file.map_or_else(|| backend::open(&url), open_file) });
+        let backend = opened.map_err(|error| {
             // Of a file that can't be used the command line is not to blame.
-            let exit = if error.is_invalid_input() && file.is_none() { Exit::Usage } else { Exit::Queue };
+            let exit =
+                if error.is_invalid_input() && file.is_none() { Exit::Usage } else { Exit::Unavailable };
             refuse(exit, said(&error))
         })?;
         if let Some(file) = file.filter(|_| made && io::stderr().is_terminal()) {
@@ -88,9 +91,15 @@ impl Store {
     }
 }
 
+/// Opens a file so that looking at it deletes nothing: how many dead and done jobs are kept is for those to say who run
+/// jobs.
+fn open_file(file: &Path) -> Result<Backend, Error> {
+    Ok(Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX).open()?.backend())
+}
+
 /// What went wrong with the queue is said, and how to end returned.
 pub(super) fn failed(error: &Error) -> Exit {
-    refuse(Exit::Queue, said(error))
+    refuse(Exit::Unavailable, said(error))
 }
 
 /// An error on one line, whatever is in it.

@@ -20,7 +20,7 @@ Exit status:
     2  the command line makes no sense
     3  the payload or the lines can't be read
     5  standard output can't be written (the jobs are enqueued all the same)
-    6  the queue can't be opened or written
+   69  the queue can't be opened or written
    70  something that should not happen did
   141  standard output was closed before the end";
 

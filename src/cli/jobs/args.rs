@@ -11,7 +11,7 @@ Exit status:
     1  some jobs are not there, or not in a state that allows it
     2  the command line makes no sense
     5  standard output can't be written
-    6  the queue is not there, or can't be opened, read or written
+   69  the queue is not there, or can't be opened, read or written
    70  something that should not happen did
   141  standard output was closed before the end";
 

@@ -121,7 +121,7 @@ fn sweep(store: &Store, args: &BulkArgs, change: Option<Change>, swept: &mut Swe
     store.wait(through(inspect, manage, query, change, now(), swept)).map_err(|error| {
         let (done, why) = (jobs(swept.done), said(&error));
         let before = change.map(|change| format!(" ({done} {} before that)", done_in_bulk(change)));
-        refuse(Exit::Queue, format!("{why}{}", before.unwrap_or_default()))
+        refuse(Exit::Unavailable, format!("{why}{}", before.unwrap_or_default()))
     })
 }
 
