@@ -38,7 +38,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// Whether a character does more than stand in its line: it controls the terminal, ends the line, turns the direction
 /// of what stands around it, or can't be seen. Those that join letters (U+200C, U+200D) belong to some scripts.
-fn is_unruly(char: char) -> bool {
+pub(super) fn is_unruly(char: char) -> bool {
     char.is_control()
         || matches!(char,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -135,8 +135,7 @@ pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
     for four in digits.chunks(4) {
         let mut bits = 0;
         for (at, digit) in four.iter().enumerate() {
-            let six = u32::try_from(DIGITS.iter().position(|known| known == digit)?).ok()?;
-            bits |= six << (18 - 6 * at);
+            bits |= u32::from(six(*digit)?) << (18 - 6 * at);
         }
         let length = four.len() * 6 / 8;
         let coded = bits.to_be_bytes();
@@ -147,6 +146,18 @@ pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
         bytes.extend_from_slice(&coded[1..1 + length]);
     }
     Some(bytes)
+}
+
+/// What a digit of Base64 stands for: its place among [`DIGITS`].
+fn six(digit: u8) -> Option<u8> {
+    match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -152,7 +152,8 @@ fn kept(history: Result<Vec<PastAttempt>, Error>) -> Result<Option<Vec<PastAttem
 /// The payload as it is, unless that would drive a terminal.
 fn payload(job: &StoredJob) -> Result<Exit, Exit> {
     let bytes = &job.job.payload;
-    let plain = std::str::from_utf8(bytes).is_ok_and(|text| escaped(text).len() == text.len());
+    let harmless = |part: &str| escaped(part).len() == part.len();
+    let plain = std::str::from_utf8(bytes).is_ok_and(|text| text.split(['\n', '\t']).all(harmless));
     if !plain && io::stdout().is_terminal() {
         let why = "the payload is no plain text, and standard output is a terminal: write it to a file";
         return Err(refuse(Exit::Usage, why));
