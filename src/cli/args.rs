@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::complete::{self, CompletionsArgs};
 use super::each::Show;
+use super::enqueue::{self, EnqueueArgs};
+use super::jobs::{self, JobsArgs};
+use super::stats::{self, StatsArgs};
 use super::values::{size, size_or_none, time, time_or_none};
 
 /// Runs jobs: never more at once than you said, every slot full, nothing left behind.
@@ -22,6 +26,18 @@ pub(crate) enum Command {
     /// Run a command for each line, NUL-separated record or JSON line of the input, many at once
     #[command(after_help = EXITS, after_long_help = format!("{MORE}\n{EXITS}"))]
     Each(Box<EachArgs>),
+    /// Put a job into a queue, or many from JSON lines
+    #[command(after_help = enqueue::EXITS, after_long_help = format!("{}\n{}", enqueue::MORE, enqueue::EXITS))]
+    Enqueue(Box<EnqueueArgs>),
+    /// List, show, retry, cancel and delete the jobs of a queue
+    #[command(after_help = jobs::EXITS, after_long_help = format!("{}\n{}", jobs::MORE, jobs::EXITS))]
+    Jobs(JobsArgs),
+    /// Say how many jobs of a queue are in each state
+    #[command(after_help = stats::EXITS, after_long_help = format!("{}\n{}", stats::MORE, stats::EXITS))]
+    Stats(StatsArgs),
+    /// Write what a shell needs to complete the command lines of this program
+    #[command(after_long_help = complete::MORE)]
+    Completions(CompletionsArgs),
 }
 
 const EXITS: &str = "\
@@ -248,10 +264,18 @@ mod tests {
 
     #[test]
     fn the_long_help_is_shown_as_it_was_written() {
-        let help =
-            Cli::command().find_subcommand_mut("each").expect("there is one").render_long_help().to_string();
-        for line in MORE.lines().chain(EXITS.lines()) {
-            assert!(line.len() <= 78 && help.lines().any(|shown| shown == line), "{line}");
+        for (name, texts) in [
+            ("each", [MORE, EXITS]),
+            ("enqueue", [enqueue::MORE, enqueue::EXITS]),
+            ("jobs", [jobs::MORE, jobs::EXITS]),
+            ("stats", [stats::MORE, stats::EXITS]),
+            ("completions", [complete::MORE, ""]),
+        ] {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(name).expect("there is one").render_long_help().to_string();
+            for line in texts.iter().flat_map(|text| text.lines()) {
+                assert!(line.len() <= 78 && help.lines().any(|shown| shown == line), "{name}: {line}");
+            }
         }
     }
 }

@@ -4,11 +4,18 @@
 
 mod args;
 pub(crate) mod child;
+mod complete;
 pub(crate) mod each;
+pub(crate) mod enqueue;
+mod jobs;
 mod records;
 mod signals;
+mod stats;
 mod stdout;
+mod store;
+mod table;
 mod text;
+mod times;
 mod values;
 
 use std::io::Write as _;
@@ -33,6 +40,8 @@ pub(crate) enum Exit {
     Command,
     /// The output can't be written.
     Output,
+    /// What the work needs is not there, or does not work any more.
+    Unavailable,
     /// Something that should not happen did.
     Internal,
     /// Nobody reads standard output any more: as a shell reports a program that SIGPIPE ended.
@@ -50,6 +59,8 @@ impl Exit {
             Self::Input => 3,
             Self::Command => 4,
             Self::Output => 5,
+            // Those of sysexits.h, which systemd shows by their names.
+            Self::Unavailable => 69,
             Self::Internal => 70,
             Self::Pipe => 128 + 13,
             Self::Signal(number) => 128 + number,
@@ -61,6 +72,10 @@ impl Exit {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(Cli { command: Command::Each(args) }) => each::run(*args),
+        Ok(Cli { command: Command::Enqueue(args) }) => enqueue::run(&args),
+        Ok(Cli { command: Command::Jobs(args) }) => jobs::run(&args),
+        Ok(Cli { command: Command::Stats(args) }) => stats::run(&args),
+        Ok(Cli { command: Command::Completions(args) }) => complete::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();

@@ -12,7 +12,7 @@ pub(super) fn excerpt(bytes: &[u8]) -> String {
     // What is shown as one character has at most four bytes, so this prefix holds one more than can be shown.
     let prefix = &bytes[..bytes.len().min(4 * (EXCERPT_CHARS + 1))];
     let shown = |chunk: std::str::Utf8Chunk<'_>| {
-        let valid = chunk.valid().chars().map(|char| match char.is_control() {
+        let valid = chunk.valid().chars().map(|char| match is_unruly(char) {
             true => char.escape_default().collect(),
             false => String::from(char),
         });
@@ -25,6 +25,24 @@ pub(super) fn excerpt(bytes: &[u8]) -> String {
         text.push('…');
     }
     text
+}
+
+/// `text` on one line, with what is not for the eye escaped: whoever wrote it does not drive the terminal.
+pub(super) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_unruly(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// Whether a character does more than stand in its line: it controls the terminal, ends the line, turns the direction
+/// of what stands around it, or can't be seen. Those that join letters (U+200C, U+200D) belong to some scripts.
+pub(super) fn is_unruly(char: char) -> bool {
+    char.is_control()
+        || matches!(char,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// One word of a command as a POSIX shell reads it; bytes that are not printable text need bash's `$'…'`.
@@ -74,15 +92,26 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
+/// For how long something has been so, in a few characters: `12s`, `3m`, `5h`, `40d`.
+pub(super) fn age(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// How many a second: one decimal below ten.
 pub(super) fn rate(number: u64, time: Duration) -> String {
     let rate = number as f64 / time.as_secs_f64().max(1e-9);
     if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", count(rate.round() as u64)) }
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 (RFC 4648, with padding), for bytes that a JSON string can't hold.
 pub(super) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
         let bits =
@@ -95,9 +124,60 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`base64`] has coded; the padding may be left out. `None` for anything else.
+pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let padding = text.len() - text.trim_end_matches('=').len();
+    let digits = &text.as_bytes()[..text.len() - padding];
+    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for four in digits.chunks(4) {
+        let mut bits = 0;
+        for (at, digit) in four.iter().enumerate() {
+            bits |= u32::from(six(*digit)?) << (18 - 6 * at);
+        }
+        let length = four.len() * 6 / 8;
+        let coded = bits.to_be_bytes();
+        // What the last digit has beyond the last byte says nothing, and must not seem to.
+        if coded[1 + length..].iter().any(|rest| *rest != 0) {
+            return None;
+        }
+        bytes.extend_from_slice(&coded[1..1 + length]);
+    }
+    Some(bytes)
+}
+
+/// What a digit of Base64 stands for: its place among [`DIGITS`].
+fn six(digit: u8) -> Option<u8> {
+    match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_does_not_drive_a_terminal() {
+        assert_eq!(escaped("plain ünï 漢字 👍"), "plain ünï 漢字 👍");
+        assert_eq!(escaped("a\x1b[2J\x07\r\n\t\x7f\u{9b}1m"), r"a\u{1b}[2J\u{7}\r\n\t\u{7f}\u{9b}1m");
+        assert_eq!(escaped("\u{202e}evil\u{2066}\u{200b}\u{feff}"), r"\u{202e}evil\u{2066}\u{200b}\u{feff}");
+        assert_eq!(excerpt("\u{202e}x\x1b[0m".as_bytes()), r"\u{202e}x\u{1b}[0m");
+    }
+
+    #[test]
+    fn an_age_is_a_few_characters() {
+        let ages = [0, 59, 60, 3599, 3600, 172_799, 172_800, 86_400 * 400];
+        let ages = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["0s", "59s", "1m", "59m", "1h", "47h", "2d", "400d"]);
+    }
 
     #[test]
     fn an_excerpt_fits_one_line_whatever_the_bytes() {
@@ -149,7 +229,17 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), coded);
+            assert_eq!(from_base64(coded).as_deref(), Some(plain.as_bytes()), "{coded}");
+            assert_eq!(
+                from_base64(coded.trim_end_matches('=')).as_deref(),
+                Some(plain.as_bytes()),
+                "{coded}"
+            );
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+        assert_eq!(from_base64("//79"), Some(vec![0xff, 0xfe, 0xfd]));
+        for text in ["Z", "Zg=", "Zg===", "Z===", "=", "Zh==", "Zm9=", "Zm 9", "Zm9v\n", "-_79", "Zg==Zg=="] {
+            assert_eq!(from_base64(text), None, "{text}");
+        }
     }
 }
