@@ -31,7 +31,6 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::command::{Rules, Template};
-
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
 use self::records::{Format, Input};
