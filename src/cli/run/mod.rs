@@ -2,8 +2,11 @@
 
 #[allow(dead_code, reason = "the command is built beside this")]
 pub(crate) mod exec;
+mod facts;
 #[cfg(feature = "http")]
 #[allow(dead_code, reason = "the command is built beside this")]
 pub(crate) mod http;
 #[allow(dead_code, reason = "the command is built beside this")]
 pub(crate) mod secret;
+#[cfg(test)]
+mod testing;
