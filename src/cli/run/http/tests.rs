@@ -437,7 +437,7 @@ async fn idle_connections_are_closed_when_they_are_old_or_the_server_has_closed_
         // From here on time passes as soon as nothing else is to be done.
         tokio::time::pause();
         let before = Instant::now();
-        closed.recv().await.expect("the server is told");
+        tokio::time::timeout(LIMIT, closed.recv()).await.expect("in time").expect("the server is told");
         let seconds = before.elapsed().as_secs();
         assert!(if server_closes { seconds <= 2 } else { (14..=17).contains(&seconds) }, "{seconds}");
         tokio::time::resume();
