@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
-use super::text::is_unruly;
+use super::excerpt::is_unruly;
 use super::{Exit, refuse};
 
 /// Writes `bytes` to standard output now. When that can't be done, says so, and returns how to end.

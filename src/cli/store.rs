@@ -9,7 +9,7 @@ use std::path::Path;
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
-use super::text::escaped;
+use super::excerpt::escaped;
 use super::{Exit, refuse};
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};

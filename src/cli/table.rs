@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::text::escaped;
+use super::excerpt::escaped;
 
 /// What stands between two columns.
 const GAP: &str = "  ";

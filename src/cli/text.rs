@@ -3,46 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::cli::excerpt::head;
+
 /// The most characters of a record that are shown to a person: one line of a terminal, with room for what
 /// stands before it.
 pub(super) const EXCERPT_CHARS: usize = 60;
 
-/// The beginning of `bytes` on one line: control characters and what is not UTF-8 are escaped.
+/// The beginning of a record on one line.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
-    // What is shown as one character has at most four bytes, so this prefix holds one more than can be shown.
-    let prefix = &bytes[..bytes.len().min(4 * (EXCERPT_CHARS + 1))];
-    let shown = |chunk: std::str::Utf8Chunk<'_>| {
-        let valid = chunk.valid().chars().map(|char| match is_unruly(char) {
-            true => char.escape_default().collect(),
-            false => String::from(char),
-        });
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        valid.chain(invalid).collect::<Vec<String>>()
-    };
-    let mut parts = prefix.utf8_chunks().flat_map(shown);
-    let mut text: String = parts.by_ref().take(EXCERPT_CHARS).collect();
-    if parts.next().is_some() {
-        text.push('…');
-    }
-    text
-}
-
-/// `text` on one line, with what is not for the eye escaped: whoever wrote it does not drive the terminal.
-pub(super) fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        if is_unruly(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
-    }
-    shown
-}
-
-/// Whether a character does more than stand in its line: it controls the terminal, ends the line, turns the direction
-/// of what stands around it, or can't be seen. Those that join letters (U+200C, U+200D) belong to some scripts.
-pub(super) fn is_unruly(char: char) -> bool {
-    char.is_control()
-        || matches!(char,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    head(bytes, EXCERPT_CHARS)
 }
 
 /// One word of a command as a POSIX shell reads it; bytes that are not printable text need bash's `$'…'`.
@@ -165,31 +134,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_does_not_drive_a_terminal() {
-        assert_eq!(escaped("plain ünï 漢字 👍"), "plain ünï 漢字 👍");
-        assert_eq!(escaped("a\x1b[2J\x07\r\n\t\x7f\u{9b}1m"), r"a\u{1b}[2J\u{7}\r\n\t\u{7f}\u{9b}1m");
-        assert_eq!(escaped("\u{202e}evil\u{2066}\u{200b}\u{feff}"), r"\u{202e}evil\u{2066}\u{200b}\u{feff}");
-        assert_eq!(excerpt("\u{202e}x\x1b[0m".as_bytes()), r"\u{202e}x\u{1b}[0m");
-    }
-
-    #[test]
     fn an_age_is_a_few_characters() {
         let ages = [0, 59, 60, 3599, 3600, 172_799, 172_800, 86_400 * 400];
         let ages = ages.map(|seconds| age(Duration::from_secs(seconds)));
         assert_eq!(ages, ["0s", "59s", "1m", "59m", "1h", "47h", "2d", "400d"]);
-    }
-
-    #[test]
-    fn an_excerpt_fits_one_line_whatever_the_bytes() {
-        assert_eq!(excerpt(b"plain text"), "plain text");
-        assert_eq!(excerpt(b"tab\tnew\nline\x1b[0m"), r"tab\tnew\nline\u{1b}[0m");
-        assert_eq!(excerpt(b"a\xff\x00b"), r"a\xff\u{0}b");
-        assert_eq!(excerpt("ä".repeat(EXCERPT_CHARS).as_bytes()), "ä".repeat(EXCERPT_CHARS));
-        let long = "ä".repeat(EXCERPT_CHARS + 1);
-        assert_eq!(excerpt(long.as_bytes()), format!("{}…", "ä".repeat(EXCERPT_CHARS)));
-        assert!(excerpt("x".repeat(1 << 20).as_bytes()).ends_with("x…"));
-        assert!(excerpt(&[0xff; 1000]).ends_with("…"));
-        assert!(excerpt("€".repeat(1000).as_bytes()).ends_with("€…"));
     }
 
     #[test]

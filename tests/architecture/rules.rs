@@ -19,6 +19,7 @@ const FEATURE_GATES: &[&str] = &[
     "src/cli/mod.rs",
     "src/cli/each/mod.rs",
     "src/cli/enqueue/mod.rs",
+    "src/cli/run/mod.rs",
 ];
 
 const METRIC_MACROS: &[&str] =

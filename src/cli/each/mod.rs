@@ -36,6 +36,7 @@ use self::ledger::Keep;
 pub(crate) use self::progress::Show;
 use super::args::EachArgs;
 use super::child::exec::{Launcher, find_program};
+use super::child::pipes::Keeping;
 use super::records::{Format, Input};
 use super::{Exit, refuse};
 
@@ -102,7 +103,8 @@ impl Plan {
             Some(name) if !args.dry_run => Some(find_program(name).map_err(|why| (Exit::Command, why))?),
             _ => None,
         };
-        let launcher = Launcher { program, grace: args.grace, max_output: args.max_output };
+        let keep = Keeping { first: args.max_output, last: 0 };
+        let launcher = Launcher { program, folder: None, without: &[], grace: args.grace, keep };
         let db = match &args.db {
             Some(path) if !args.dry_run => Some(Db::open(path, args.max_record)?),
             _ => None,

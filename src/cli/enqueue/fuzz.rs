@@ -2,7 +2,8 @@
 
 use super::draft::{Draft, MAX_PAYLOAD_BYTES};
 use super::line::draft;
-use crate::cli::text::{base64, escaped, from_base64};
+use crate::cli::excerpt::escaped;
+use crate::cli::text::{base64, from_base64};
 
 /// Reads the line with and without a kind from the command line, and the bytes as Base64 too.
 ///

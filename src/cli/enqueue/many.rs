@@ -14,10 +14,11 @@ use serde::Serialize;
 use super::draft::{Draft, MAX_PAYLOAD_BYTES};
 use super::line::draft;
 use super::{EnqueueArgs, enqueue, shown};
+use crate::cli::excerpt::escaped;
 use crate::cli::records::{BLOCK_BYTES, Format, Input, Item, Splitter};
 use crate::cli::stdout::{json_line, print};
 use crate::cli::store::{Missing, Store};
-use crate::cli::text::{count, escaped};
+use crate::cli::text::count;
 use crate::cli::{Exit, refuse};
 use crate::enqueue::NewJob;
 

@@ -19,9 +19,9 @@ use serde::Serialize;
 
 pub(crate) use self::args::{EXITS, EnqueueArgs, MORE};
 use self::draft::MAX_PAYLOAD_BYTES;
+use super::excerpt::escaped;
 use super::stdout::{json_line, print};
 use super::store::{Missing, Store, failed};
-use super::text::escaped;
 use super::{Exit, refuse};
 use crate::enqueue::{Enqueued, NewJob};
 

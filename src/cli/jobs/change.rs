@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::list::missing;
 use super::view::state_name;
+use crate::cli::excerpt::escaped;
 use crate::cli::stdout::{json_line, print};
 use crate::cli::store::{Store, failed};
-use crate::cli::text::escaped;
 use crate::cli::{Exit, refuse};
 use crate::error::Error;
 use crate::inspect::{Inspect, JobState, Manage, StoredJob};

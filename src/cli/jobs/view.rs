@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::cli::text::{age, base64, count, escaped, excerpt, span};
+use crate::cli::excerpt::escaped;
+use crate::cli::text::{age, base64, count, excerpt, span};
 use crate::cli::times::{local, since, utc};
 use crate::inspect::{AttemptEnd, JobState, PastAttempt, StoredJob};
 use crate::source::truncate;
