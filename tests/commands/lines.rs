@@ -2,10 +2,16 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 use tidegate::{Inspect, JobQuery, JobState};
 
 use crate::support::{Place, take};
+
+/// How long anything may take before a test gives up on it. Never waited for when all is well.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn lines(numbers: std::ops::RangeInclusive<u32>, bad: u32) -> String {
     let line = |number| match number {
@@ -125,15 +131,18 @@ async fn a_job_is_there_as_soon_as_its_line_has_been_written() {
     let mut command = place.command(["enqueue", "k", "--json-lines"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it is built");
     let mut stdin = child.stdin.take().expect("piped");
-    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-    for id in ["1\n", "2\n", "3\n"] {
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let (tell, told) = sync_channel(1);
+    let read = move || stdout.lines().for_each(|line| tell.send(line.expect("a pipe")).expect("heard"));
+    let reader = thread::Builder::new().spawn(read).expect("a thread");
+    for id in ["1", "2", "3"] {
         stdin.write_all(b"{}\n").expect("it reads");
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("a pipe");
-        assert_eq!(line, id, "while the input is still open");
+        // While the input is still open.
+        assert_eq!(told.recv_timeout(LIMIT).as_deref(), Ok(id));
     }
     drop(stdin);
     assert!(child.wait().expect("it ends").success());
+    reader.join().expect("no panic");
 }
 
 #[tokio::test]
