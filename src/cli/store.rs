@@ -58,7 +58,9 @@ impl Store {
     pub(super) fn open(args: &SourceArgs, missing: Missing) -> Result<Self, Exit> {
         let url = url(&args.source).map_err(|why| refuse(Exit::Usage, why))?;
         let file = backend::sqlite_path(&url).map(Path::new);
-        let made = file.is_some_and(|file| file.symlink_metadata().is_err());
+        let is_missing =
+            |file: &Path| file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let made = file.is_some_and(is_missing);
         if let Some(file) = file.filter(|_| made && missing == Missing::Refuse) {
             let file = escaped(&file.display().to_string());
             return Err(refuse(

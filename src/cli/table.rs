@@ -12,6 +12,13 @@ const GAP: &str = "  ";
 /// A column is not made narrower than this.
 const NARROWEST: usize = 4;
 
+/// A column that is no terminal's is not made wider than this: one long cell must not fill up all the others. A
+/// payload's excerpt fits.
+const WIDEST: usize = 64;
+
+/// No cell is longer than this, wherever it goes; an error is not.
+const LONGEST: usize = 4_096;
+
 /// How wide a terminal is taken to be that does not say.
 const USUAL_WIDTH: usize = 80;
 
@@ -34,7 +41,7 @@ pub(super) struct Table<const N: usize> {
 }
 
 impl<const N: usize> Table<N> {
-    /// Lines are at most `most` columns wide, and cells are cut for it; `None` cuts nothing.
+    /// Lines are at most `most` columns wide, and cells are cut for it; with `None` they stand as they are.
     pub(super) fn new(heads: [&'static str; N], most: Option<usize>) -> Self {
         Self { heads: Some(heads), widths: heads.map(|head| head.width()), most }
     }
@@ -43,10 +50,11 @@ impl<const N: usize> Table<N> {
     pub(super) fn lines(&mut self, rows: impl IntoIterator<Item = [String; N]>) -> String {
         let heads = self.heads.take().map(|heads| heads.map(str::to_owned));
         let rows: Vec<[String; N]> =
-            heads.into_iter().chain(rows).map(|row| row.map(|cell| escaped(&cell))).collect();
+            heads.into_iter().chain(rows).map(|row| row.map(|cell| cut(&escaped(&cell), LONGEST))).collect();
+        let widest = if self.most.is_some() { LONGEST } else { WIDEST };
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = cell.width().max(*width);
+                *width = cell.width().min(widest).max(*width);
             }
         }
         let widths = self.most.map_or(self.widths, |most| narrowed(self.widths, most));
@@ -128,6 +136,15 @@ mod tests {
         }
         let mut tiny = Table::new(["ID", "KIND", "ERROR"], Some(3));
         assert_eq!(tiny.lines(rows(&[["123456", "", "x"]])), "ID    KIND  ERR…\n123…        x\n");
+    }
+
+    #[test]
+    fn one_long_cell_does_not_fill_up_the_others() {
+        let mut table = Table::new(["ID", "KIND", "ERROR"], None);
+        let long = "k".repeat(1 << 20);
+        let lines = table.lines(rows(&[["1", &long, "e"], ["2", "k", "e"]]));
+        let lengths: Vec<usize> = lines.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(lengths, [4 + WIDEST + 2 + 5, 4 + LONGEST + 2 + 1, 4 + WIDEST + 2 + 1]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rusqlite::Connection;
 use serde_json::json;
-use tidegate::{Inspect, NewJob, Renew, Renewal, Unique};
+use tidegate::{Inspect, JobId, NewJob, Renew, Renewal, Unique};
 
 use crate::support::{Place, enqueued, take};
 
@@ -97,4 +98,19 @@ async fn many_ids_are_changed_in_their_order() {
     let said: Vec<String> = ids.iter().map(|id| format!("{id}\tdeleted")).collect();
     assert_eq!(ran.stdout().lines().collect::<Vec<_>>(), said);
     assert_eq!(queue.counts().await.expect("counted").ready, 0);
+}
+
+#[tokio::test]
+async fn no_command_drops_dead_jobs_to_make_room() {
+    let place = Place::new();
+    let (queue, ids) =
+        place.with(vec![(NewJob::new("k", ""), Some("no")), (NewJob::new("k", ""), None)]).await;
+    // As if there were more than the usual bound, which is for those to hold who run jobs.
+    let file = Connection::open(place.path("tidegate.sqlite")).expect("it is there");
+    file.execute("UPDATE tidegate_counters SET dead = dead + 100000", []).expect("written");
+    place.good(["jobs", "cancel", &ids[1]]);
+    place.good(["jobs"]);
+    for id in &ids {
+        assert!(queue.find(&JobId::new(id)).await.expect("asked").is_some(), "{id} is gone");
+    }
 }

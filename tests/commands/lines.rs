@@ -2,10 +2,16 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 use tidegate::{Inspect, JobQuery, JobState};
 
 use crate::support::{Place, take};
+
+/// How long anything may take before a test gives up on it. Never waited for when all is well.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn lines(numbers: std::ops::RangeInclusive<u32>, bad: u32) -> String {
     let line = |number| match number {
@@ -125,37 +131,34 @@ async fn a_job_is_there_as_soon_as_its_line_has_been_written() {
     let mut command = place.command(["enqueue", "k", "--json-lines"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it is built");
     let mut stdin = child.stdin.take().expect("piped");
-    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-    for id in ["1\n", "2\n", "3\n"] {
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let (tell, told) = sync_channel(1);
+    let read = move || stdout.lines().for_each(|line| tell.send(line.expect("a pipe")).expect("heard"));
+    let reader = thread::Builder::new().spawn(read).expect("a thread");
+    for id in ["1", "2", "3"] {
         stdin.write_all(b"{}\n").expect("it reads");
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("a pipe");
-        assert_eq!(line, id, "while the input is still open");
+        // While the input is still open.
+        assert_eq!(told.recv_timeout(LIMIT).as_deref(), Ok(id));
     }
     drop(stdin);
     assert!(child.wait().expect("it ends").success());
+    reader.join().expect("no panic");
 }
 
 #[tokio::test]
 async fn large_payloads_and_lines_that_are_too_long_are_told_apart() {
     let place = Place::new();
-    let coded = format!("{}AA==", "AAAA".repeat((16 << 20) / 3));
-    let most = format!("{{\"payload_base64\":\"{coded}\"}}");
-    let more = format!("{{\"payload_base64\":\"AAAA{coded}\"}}");
+    let coded = format!("{}AAA=", "AAAA".repeat((16 << 20) / 3));
+    let more = format!("{{\"payload_base64\":\"{coded}\"}}");
     let endless = format!("{{\"payload\":\"{}\"}}", "x".repeat(33 << 20));
-    let input = format!("{most}\n{more}\n{endless}\n{{}}\n");
-    let ran = place.feed(["enqueue", "k", "--json-lines", "--keep-going"], input);
-    assert_eq!((ran.code(), ran.stdout()), (1, "1\n2\n".into()));
-    let lines: Vec<_> = ran.stderr().lines().map(str::to_owned).collect();
-    assert!(
-        lines[0].contains("line 2 of standard input: the payload of a job of kind \"k\" has 16777219 bytes"),
-        "{lines:?}"
-    );
-    assert!(
-        lines[1].contains("line 3 of standard input: it has 34,603,022 bytes: at most 33,554,432"),
-        "{lines:?}"
-    );
-    assert_eq!(take(&place.queue(), 1).await[0].job.payload.len(), 16 << 20);
+    let ran =
+        place.feed(["enqueue", "k", "--json-lines", "--keep-going"], format!("{more}\n{endless}\n{{}}\n"));
+    assert_eq!((ran.code(), ran.stdout()), (1, "1\n".into()));
+    let said = "tidegate: line 1 of standard input: the payload of a job of kind \"k\" has 16777217 bytes: at most \
+                16777216 are allowed\n\
+                tidegate: line 2 of standard input: it has 34,603,022 bytes: at most 33,554,432 are allowed\n\
+                tidegate: jobs enqueued: 1, lines refused: 2\n";
+    assert_eq!(ran.stderr(), said);
 }
 
 #[tokio::test]

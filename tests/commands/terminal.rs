@@ -10,29 +10,26 @@ use tidegate::{Inspect, NewJob};
 
 use crate::support::Place;
 
-/// Both ends of a terminal.
+/// A terminal, on whose other end a program runs.
 struct Terminal {
     near: File,
-    far: File,
+    child: Child,
 }
 
 impl Terminal {
-    fn new(columns: u16) -> Self {
+    /// Runs the program with all three streams on a terminal as wide as this.
+    fn run(place: &Place, columns: u16, args: &[&str]) -> Self {
         let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&near).and_then(|()| unlockpt(&near)).expect("it is ours");
         let name = ptsname(&near, Vec::new()).expect("it has a name");
         let path = name.to_str().expect("plain ASCII");
         let far = File::options().read(true).write(true).open(path).expect("its other end");
-        tcsetwinsize(&far, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
-            .expect("a size");
-        Self { near: File::from(near), far }
-    }
-
-    /// Runs the program with all three streams on it.
-    fn start(&self, place: &Place, args: &[&str]) -> Child {
-        let end = || Stdio::from(self.far.try_clone().expect("a descriptor"));
+        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&far, size).expect("a size");
+        let end = || Stdio::from(far.try_clone().expect("a descriptor"));
         let mut command = place.command(args);
-        command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it is built")
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it is built");
+        Self { near: File::from(near), child }
     }
 
     /// What is on the screen once it says `last`.
@@ -40,7 +37,9 @@ impl Terminal {
         let mut screen = Vec::new();
         let mut byte = [0];
         while !String::from_utf8_lossy(&screen).ends_with(last) {
-            self.near.read_exact(&mut byte).expect("a terminal");
+            // Once the program has ended nobody holds the other end any more, and this fails.
+            let read = self.near.read_exact(&mut byte);
+            read.unwrap_or_else(|_| panic!("never {last:?}, but: {}", String::from_utf8_lossy(&screen)));
             screen.push(byte[0]);
         }
         String::from_utf8(screen).expect("UTF-8").replace("\r\n", "\n")
@@ -49,10 +48,10 @@ impl Terminal {
     fn answer(&mut self, line: &str) {
         self.near.write_all(line.as_bytes()).expect("a terminal");
     }
-}
 
-fn code(mut child: Child) -> Option<i32> {
-    child.wait().expect("it ends").code()
+    fn code(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
 }
 
 #[tokio::test]
@@ -66,10 +65,9 @@ async fn a_table_is_as_wide_as_the_terminal() {
         )])
         .await;
     for columns in [80, 120, 60] {
-        let mut terminal = Terminal::new(columns);
-        let child = terminal.start(&place, &["jobs"]);
+        let mut terminal = Terminal::run(&place, columns, &["jobs"]);
         let screen = terminal.until("…\r\n");
-        assert_eq!(code(child), Some(0));
+        assert_eq!(terminal.code(), Some(0));
         let widths: Vec<usize> = screen.lines().map(|line| line.chars().count()).collect();
         assert_eq!((widths.len(), widths.iter().max()), (2, Some(&usize::from(columns))), "{screen}");
         assert!(screen.contains("a pay") && screen.contains("an er"), "{screen}");
@@ -93,12 +91,11 @@ async fn a_person_is_asked_before_jobs_are_deleted() {
         ("yes\n", Some(0), "2 dead jobs of kind \"k\" deleted\r\n"),
     ] {
         assert_eq!(queue.counts().await.expect("counted").dead, 2);
-        let mut terminal = Terminal::new(80);
-        let child = terminal.start(&place, &["jobs", "delete-dead", "--kind", "k"]);
+        let mut terminal = Terminal::run(&place, 80, &["jobs", "delete-dead", "--kind", "k"]);
         assert_eq!(terminal.until("[y/N] "), question);
         terminal.answer(answer);
         terminal.until(end);
-        assert_eq!(code(child), done, "{answer:?}");
+        assert_eq!(terminal.code(), done, "{answer:?}");
     }
     assert_eq!(queue.counts().await.expect("counted").dead, 0);
 }
@@ -106,25 +103,21 @@ async fn a_person_is_asked_before_jobs_are_deleted() {
 #[tokio::test]
 async fn a_person_is_told_that_a_queue_was_made() {
     let place = Place::new();
-    let mut terminal = Terminal::new(80);
-    let child = terminal.start(&place, &["enqueue", "k"]);
+    let mut terminal = Terminal::run(&place, 80, &["enqueue", "k"]);
     assert_eq!(terminal.until("\n1\r\n"), "tidegate: made the queue tidegate.sqlite\n1\n");
-    assert_eq!(code(child), Some(0));
-    let child = terminal.start(&place, &["enqueue", "k"]);
-    assert_eq!(terminal.until("2\r\n"), "2\n", "it was there");
-    assert_eq!(code(child), Some(0));
+    assert_eq!(terminal.code(), Some(0));
+    let mut terminal = Terminal::run(&place, 80, &["enqueue", "k"]);
+    assert_eq!((terminal.until("2\r\n"), terminal.code()), ("2\n".into(), Some(0)), "it was there");
 }
 
 #[tokio::test]
 async fn a_payload_that_would_drive_the_terminal_is_not_written_to_it() {
     let place = Place::new();
     place.with(vec![(NewJob::new("k", "\u{1b}[2J"), None), (NewJob::new("k", "two\n\tlines"), None)]).await;
-    let mut terminal = Terminal::new(80);
-    let child = terminal.start(&place, &["jobs", "show", "1", "--payload"]);
+    let mut terminal = Terminal::run(&place, 80, &["jobs", "show", "1", "--payload"]);
     let said =
         "tidegate: the payload is no plain text, and standard output is a terminal: write it to a file\n";
-    assert_eq!(terminal.until("\r\n"), said);
-    assert_eq!(code(child), Some(2));
-    let child = terminal.start(&place, &["jobs", "show", "2", "--payload"]);
-    assert_eq!((terminal.until("lines"), code(child)), ("two\n\tlines".into(), Some(0)));
+    assert_eq!((terminal.until("\r\n"), terminal.code()), (said.into(), Some(2)));
+    let mut terminal = Terminal::run(&place, 80, &["jobs", "show", "2", "--payload"]);
+    assert_eq!((terminal.until("lines"), terminal.code()), ("two\n\tlines".into(), Some(0)));
 }

@@ -214,9 +214,7 @@ mod tests {
     #[async_trait]
     impl Inspect for Restless {
         async fn counts(&self) -> Result<Counts, Error> {
-            let mut counts = Counts::default();
-            counts.dead = self.counted;
-            Ok(counts)
+            Ok(Counts { dead: self.counted, ..Counts::default() })
         }
 
         async fn find(&self, _id: &JobId) -> Result<Option<StoredJob>, Error> {
