@@ -205,17 +205,27 @@ async fn a_handler_that_is_aborted_leaves_no_process() {
     rig.shutdown.escalate(Phase::Abort);
     assert_eq!(rig.told().await.settlement, Settlement::Release { after: Duration::ZERO });
     // KILL has been sent; dying takes its moment.
-    while !left_of(group).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while !left_of(group).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("nobody outlives it");
     rig.end().await;
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_running_in_its_group_ends_before_its_job_is_done() {
-    let (outcome, _, output) = run(shell("(sleep 1000 &); sleep 1000 & echo $$"), b"").await;
+async fn what_a_command_leaves_running_in_its_group_is_told_to_end_before_its_job_is_done() {
+    let folder = Folder::new();
+    let ready = folder.fifo("ready");
+    let ready = ready.display();
+    let stays = format!("trap 'echo bye; exit' TERM; echo > {ready}; while :; do sleep 0.01; done");
+    let script = format!("({stays}) & (sleep 1000 &); read line < {ready}; echo $$");
+    let (outcome, _, output) = run(shell(&script), b"").await;
     assert!(matches!(outcome, Outcome::Done));
-    let group = output.lines().nth(1).expect("a line of its own").parse().expect("a number");
+    let mut said = output.lines().skip(1);
+    let group = said.next().and_then(|line| line.parse().ok()).expect("a number");
+    assert_eq!(said.next(), Some("bye"), "{output}");
     assert_eq!(left_of(group), [""; 0]);
 }
 
@@ -227,9 +237,12 @@ async fn what_has_left_its_group_is_taken_away_when_it_has_ended() {
     let script = format!("setsid sh -c 'echo > {gone}; echo $$ > {number}' & read line < {gone}");
     let ((outcome, _, _), process) = tokio::join!(run(shell(&script), b""), group_of(&left));
     assert!(matches!(outcome, Outcome::Done));
-    while Path::new(&format!("/proc/{process}")).exists() {
-        run(shell("exit 0"), b"").await;
-    }
+    let taken_away = async {
+        while Path::new(&format!("/proc/{process}")).exists() {
+            run(shell("exit 0"), b"").await;
+        }
+    };
+    tokio::time::timeout(LIMIT, taken_away).await.expect("the next commands see to it");
 }
 
 #[tokio::test]
