@@ -3,7 +3,9 @@
 //! Not an interface for other crates: what it takes and answers is `tidegate help`.
 
 mod args;
+pub(crate) mod child;
 pub(crate) mod each;
+pub(crate) mod run;
 mod signals;
 mod values;
 

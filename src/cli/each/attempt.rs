@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::command::Template;
-use super::exec::{Ended, Launcher, Task};
 use super::ledger::{Ledger, Trouble};
 use super::output::describe;
+use crate::cli::child::exec::{Ended, Launcher, Task};
 use crate::context::Context;
 use crate::outcome::Outcome;
 

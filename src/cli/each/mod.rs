@@ -12,13 +12,10 @@
 mod attempt;
 mod command;
 mod dry_run;
-mod exec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod ledger;
-mod orphans;
 mod output;
-mod pipes;
 mod progress;
 mod records;
 mod source;
@@ -34,11 +31,11 @@ use std::thread;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::command::{Rules, Template};
-use self::exec::{Launcher, find_program};
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
 use self::records::{Format, Input};
 use super::args::EachArgs;
+use super::child::exec::{Launcher, find_program};
 use super::{Exit, refuse};
 
 /// The most descriptors that a job has open at once: two outputs, standard input, and the child itself; both

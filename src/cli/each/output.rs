@@ -17,10 +17,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::exec::Ended;
-use super::pipes::Captured;
 use super::progress::Console;
 use super::text::{base64, count, excerpt};
+use crate::cli::child::exec::Ended;
+use crate::cli::child::pipes::Captured;
 
 /// How many records' output may wait to be written. Enough to keep the thread busy; each may be twice as large
 /// as `--max-output`.

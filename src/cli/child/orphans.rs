@@ -11,19 +11,19 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpgid, waitpid}
 
 /// Becomes the parent of all orphans among the descendants. Where the system knows no such thing, process 1
 /// stays that.
-pub(super) fn adopt() {
+pub(crate) fn adopt() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 /// Takes away what has ended in a group whose leader has been waited for.
-pub(super) fn bury_group(group: Pid) {
+pub(crate) fn bury_group(group: Pid) {
     while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
 }
 
 /// Takes away the orphans that have ended, except for `known` children, for whom somebody waits: those are
 /// left that made a group of their own, as daemons do. To be called now and then, on the main thread.
-pub(super) fn bury(known: &HashSet<u32>) {
+pub(crate) fn bury(known: &HashSet<u32>) {
     for child in children().into_iter().filter(|child| !known.contains(&child.cast_unsigned())) {
         // It is none of those that are waited for elsewhere: those are known from the moment they start.
         let _ = Pid::from_raw(child).map(|child| waitpid(Some(child), WaitOptions::NOHANG));
@@ -31,12 +31,12 @@ pub(super) fn bury(known: &HashSet<u32>) {
 }
 
 /// How many there are. To be asked when no command runs any more.
-pub(super) fn left() -> usize {
+pub(crate) fn left() -> usize {
     children().len()
 }
 
 /// Sends TERM, or KILL, to all that are left, and says how many that was. Not to be called while a command runs.
-pub(super) fn end(kill: bool) -> usize {
+pub(crate) fn end(kill: bool) -> usize {
     let children = children();
     for child in &children {
         // Gone already, or another user's: then nothing can be done.

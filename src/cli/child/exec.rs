@@ -43,34 +43,34 @@ const AFTER_KILL: Duration = Duration::from_secs(1);
 
 /// What is the same for every child.
 #[derive(Debug)]
-pub(super) struct Launcher {
+pub(crate) struct Launcher {
     /// Where the program is, if it is the same for every record.
-    pub(super) program: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
     /// The time between TERM and KILL.
-    pub(super) grace: Duration,
+    pub(crate) grace: Duration,
     /// How many bytes are kept of each of the two outputs.
-    pub(super) max_output: usize,
+    pub(crate) max_output: usize,
 }
 
 /// What is different for each.
 #[derive(Debug)]
-pub(super) struct Task<'a> {
-    pub(super) argv: Vec<OsString>,
+pub(crate) struct Task<'a> {
+    pub(crate) argv: Vec<OsString>,
     /// What it reads; without it, what this process has for its standard input.
-    pub(super) stdin: Option<Bytes>,
-    pub(super) job: &'a str,
-    pub(super) attempt: u32,
+    pub(crate) stdin: Option<Bytes>,
+    pub(crate) job: &'a str,
+    pub(crate) attempt: u32,
 }
 
 /// What became of a child.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: Captured,
-    pub(super) stderr: Captured,
-    pub(super) took: Duration,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Captured,
+    pub(crate) stderr: Captured,
+    pub(crate) took: Duration,
     /// Whether it was told to stop before it ended.
-    pub(super) told_to_stop: bool,
+    pub(crate) told_to_stop: bool,
 }
 
 impl Launcher {
@@ -82,7 +82,7 @@ impl Launcher {
     ///
     /// # Cancel safety
     /// Dropped early, the group is killed.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         task: &Task<'_>,
         stop: impl Future<Output = ()>,
@@ -259,7 +259,7 @@ impl Drop for Group {
 /// Where a program is, looked for as `execvp` does; an error says what is wrong with it.
 ///
 /// Once for all records: a child is then started without trying each folder in turn.
-pub(super) fn find_program(name: &OsStr) -> Result<PathBuf, String> {
+pub(crate) fn find_program(name: &OsStr) -> Result<PathBuf, String> {
     let shown = name.to_string_lossy();
     if name.is_empty() {
         return Err("the command is empty: there is nothing to run".to_owned());

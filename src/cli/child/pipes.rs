@@ -26,15 +26,15 @@ thread_local! {
 
 /// What was kept of an output.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Captured {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Captured {
+    pub(crate) bytes: Vec<u8>,
     /// How many more bytes there were.
-    pub(super) dropped: u64,
+    pub(crate) dropped: u64,
 }
 
 /// Our end of a pipe that a child writes to.
 #[derive(Debug)]
-pub(super) struct Capture {
+pub(crate) struct Capture {
     /// `None` once its end has been reached.
     pipe: Option<Receiver>,
     kept: Captured,
@@ -43,7 +43,7 @@ pub(super) struct Capture {
 
 impl Capture {
     /// A pipe of whose contents `limit` bytes are kept, and the end for the child.
-    pub(super) fn new(limit: usize) -> io::Result<(Self, PipeWriter)> {
+    pub(crate) fn new(limit: usize) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = pipe()?;
         ioctl_fionbio(&reader, true)?;
         let pipe = Receiver::from_owned_fd_unchecked(reader.into())?;
@@ -51,7 +51,7 @@ impl Capture {
     }
 
     /// Reads what there is and, unless the end has been reached, has the task woken when there is more.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         while let Some(pipe) = &self.pipe {
             let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return };
             let answer = ready.and_then(|()| self.kept.take(self.limit, |buffer| pipe.try_read(buffer)));
@@ -67,7 +67,7 @@ impl Capture {
 
     /// What has come out by now. Reads what is still in the pipe, but does not wait for its end: somebody
     /// who has left the child's group may hold the other end for ever.
-    pub(super) fn finish(mut self) -> Captured {
+    pub(crate) fn finish(mut self) -> Captured {
         // Not through the event loop, which may not have heard yet that there is something.
         if let Some(Ok(pipe)) = self.pipe.take().map(Receiver::into_nonblocking_fd) {
             let mut pipe = File::from(pipe);
@@ -104,7 +104,7 @@ impl Captured {
 
 /// Our end of a pipe that a child reads from, with what is still to be written.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     pipe: Sender,
     rest: Bytes,
 }
@@ -112,7 +112,7 @@ pub(super) struct Feed {
 impl Feed {
     /// A pipe that `bytes` go through, and the end for the child. What fits into the pipe is written at once,
     /// and usually that is all.
-    pub(super) fn new(mut bytes: Bytes) -> io::Result<(PipeReader, Option<Self>)> {
+    pub(crate) fn new(mut bytes: Bytes) -> io::Result<(PipeReader, Option<Self>)> {
         let (reader, mut writer) = pipe()?;
         ioctl_fionbio(&writer, true)?;
         while !bytes.is_empty() {
@@ -131,7 +131,7 @@ impl Feed {
     }
 
     /// Ready when all is written, or when the child does not want any more, which is its right.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.rest.is_empty() {
             if ready!(self.pipe.poll_write_ready(cx)).is_err() {
                 break;
