@@ -49,7 +49,7 @@ impl Unknown {
         let place = if path.is_empty() { String::new() } else { format!(" in [{path}]") };
         let elsewhere: Vec<&str> = everywhere
             .iter()
-            .filter(|(other, key)| key == name && other != path && !is_of_kind(other))
+            .filter(|(other, key)| key == name && other != path && !is_kind(other))
             .map(|(other, _)| other.as_str())
             .collect();
         let close = closest(name, known.iter().copied());
@@ -67,19 +67,18 @@ impl Unknown {
             },
             ([], None) => format!("there may be {}", one_of(known.iter().copied())),
             ([""], _) => "it stands above all tables".to_owned(),
-            (tables, _) => format!("it stands in {}", one_of(tables.iter().copied().map(|table| table))),
+            (tables, _) => {
+                let tables: Vec<String> = tables.iter().map(|table| format!("[{table}]")).collect();
+                format!("it stands in {}", one_of(tables.iter().map(String::as_str)))
+            }
         };
         Problem::new(origin, format!("unknown key `{}`{place}: {advice}", name.escape_debug()))
     }
 }
 
+/// Whether a table belongs to one kind.
 fn is_kind(path: &str) -> bool {
     path.starts_with("kinds.")
-}
-
-/// Whether a table belongs to one kind, so that its keys can't be meant to stand elsewhere.
-fn is_of_kind(path: &str) -> bool {
-    is_kind(path)
 }
 
 /// The one of `known` that is most like `name`, if one is like it at all.
