@@ -122,8 +122,10 @@ struct Done {
     reports: Vec<Finished>,
     takes: u64,
     standbys: Slab<Standby>,
-    /// By kind: keys of standbys. Some may have gone, and their keys may be others' by now.
+    /// By kind, from `first` on: keys of standbys. Some may have gone, and their keys may be others' by now.
     by_kind: Vec<Vec<usize>>,
+    /// The number of the first kind that attempts may still be of. Tasks of those before are given nothing more.
+    first: usize,
 }
 
 /// A task that has reported and waits to be polled once more.
@@ -150,7 +152,7 @@ impl Done {
         let takes = self.takes;
         let may =
             |standby: &Standby| standby.kind == kind && standby.ticket != takes && standby.next.is_none();
-        let keys = self.by_kind.get_mut(kind)?;
+        let keys = self.by_kind.get_mut(kind.checked_sub(self.first)?)?;
         let key = std::iter::from_fn(|| keys.pop()).find(|key| self.standbys.get(*key).is_some_and(may))?;
         self.standbys.get_mut(key)
     }
@@ -160,14 +162,13 @@ impl Done {
             self.standbys = Slab::new(); // give a burst's memory back (P2)
         }
         let key = self.standbys.insert(Standby { kind, ticket: self.takes, next: None });
-        if self.by_kind.len() <= kind {
-            self.by_kind.resize_with(kind + 1, Vec::new);
+        let of_kind = kind.checked_sub(self.first).and_then(|at| self.by_kind.get_mut(at));
+        if let Some(keys) = of_kind {
+            if keys.len() >= MAX_KEYS {
+                keys.clear(); // most have gone
+            }
+            keys.push(key);
         }
-        let keys = &mut self.by_kind[kind];
-        if keys.len() >= MAX_KEYS {
-            keys.clear(); // most have gone
-        }
-        keys.push(key);
         key
     }
 }
@@ -183,6 +184,13 @@ impl Completions {
     pub(crate) fn poll_through(&self, stage: Weak<dyn PollInPlace>) {
         // Set once, before the first attempt is started.
         let _ = self.in_place.set(stage);
+    }
+
+    /// From now on attempts are of so many kinds, numbered from `first`, which were not there before.
+    pub(crate) fn know(&self, first: usize, kinds: usize) {
+        let mut done = lock(&self.done);
+        done.first = first;
+        done.by_kind = std::iter::repeat_with(Vec::new).take(kinds).collect();
     }
 
     /// Takes all that has been reported; `room` must be empty, and is left in its place.
@@ -347,6 +355,7 @@ mod tests {
     /// A loop that has just been at it, while `running` attempts run.
     fn hot(running: usize) -> Completions {
         let completions = Completions::default();
+        completions.know(0, 10);
         completions.set_hot(true);
         completions.turn_is_over(running);
         completions
@@ -376,6 +385,21 @@ mod tests {
     /// What the task was given; it must be about to go.
     fn given(task: &mut Task<'_>) -> Option<usize> {
         task.as_mut().now_or_never().expect("it goes").map(|next| next.place)
+    }
+
+    #[test]
+    fn a_task_of_a_handler_that_was_replaced_is_given_nothing() {
+        let completions = hot(9);
+        let mut before = reported(&completions, 1, 7);
+        completions.know(10, 1);
+        let (mut after, mut new) = (reported(&completions, 2, 8), reported(&completions, 5, 10));
+        take(&completions);
+        assert_eq!(
+            give(&completions, [next(3, 10), next(4, 10), next(6, 11)]),
+            [3, 6],
+            "one of the new kind"
+        );
+        assert_eq!((given(&mut before), given(&mut after), given(&mut new)), (None, None, Some(4)));
     }
 
     #[test]

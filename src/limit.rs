@@ -98,6 +98,13 @@ impl KindCaps {
         Self { caps }
     }
 
+    /// Counts one that is there already, room or not.
+    pub(crate) fn count(&mut self, kind: &Kind) {
+        if let Some(cap) = self.caps.get_mut(kind) {
+            cap.taken += 1;
+        }
+    }
+
     /// Counts one more of `kind`, unless that is at its cap.
     pub(crate) fn take(&mut self, kind: &Kind) -> bool {
         if self.caps.is_empty() {

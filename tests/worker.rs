@@ -5,6 +5,7 @@ mod support;
 mod worker {
     mod blocking;
     mod bound;
+    mod changes;
     mod containment;
     mod context;
     mod ending;

@@ -9,11 +9,12 @@ use crate::error::Error;
 use crate::handler::HandlerService;
 use crate::job::Kind;
 use crate::limit::Queues;
-use crate::registry::{KindOptions, Registry};
+use crate::registry::Registry;
 use crate::retry::{Fnv, RetryPolicy};
 use crate::source::Intake;
 use crate::telemetry::{ConnectionTelemetry, KindTelemetry, Telemetry};
 use crate::worker::Worker;
+use crate::worker::changes::KindDefaults;
 use crate::worker::handle::Control;
 use crate::worker::reconnect::ReconnectPolicy;
 
@@ -215,27 +216,13 @@ impl WorkerBuilder {
     pub fn build(self) -> Result<Worker, Error> {
         let Self { intake, registry, name, retry, limits } = self;
         validate(&limits, &retry)?;
-        let parts = registry.into_parts()?;
-        let known = |number, kind: &Kind, handler, options: KindOptions| KnownKind {
-            number,
-            handler,
-            timeout: options.timeout.unwrap_or(limits.job_timeout),
-            retry: options.retry.unwrap_or_else(|| retry.clone()),
-            telemetry: KindTelemetry::register(&name, kind),
-        };
-        let mut caps = Vec::new();
-        let mut kinds = Kinds::default();
-        for (kind, handler, options) in parts {
-            caps.extend(options.max_concurrent_jobs.map(|cap| (kind.clone(), cap)));
-            let entry = known(kinds.len(), &kind, Some(handler), options);
-            kinds.insert(kind, Arc::new(entry));
-        }
-        let unknown = known(kinds.len(), &Kind::new("(unknown)"), None, KindOptions::new());
+        let defaults = KindDefaults::new(name.clone(), limits.job_timeout, retry);
+        let registered = defaults.register(registry)?;
+        let unknown = Arc::new(defaults.unknown());
         let telemetry = Telemetry::register(&name);
         let connections = ["source", "heartbeat"].map(|what| ConnectionTelemetry::register(&name, what));
-        let control = Arc::new(Control::new(limits.max_concurrent_jobs));
-        let unknown = Arc::new(unknown);
-        Ok(Worker { intake, name, limits, caps, kinds, unknown, telemetry, connections, control })
+        let control = Arc::new(Control::new(limits.max_concurrent_jobs, defaults));
+        Ok(Worker { intake, name, limits, registered, unknown, telemetry, connections, control })
     }
 }
 

@@ -168,6 +168,7 @@ impl Loop {
         if !self.may_fetch(now) {
             return None;
         }
+        self.take_changes();
         let fetcher = &mut self.fetcher;
         let mut permits = std::mem::take(&mut fetcher.permits);
         permits.extend(std::iter::from_fn(|| fetcher.places.take()));
@@ -244,6 +245,7 @@ impl Loop {
         if deliveries.is_empty() {
             return deliveries;
         }
+        self.take_changes();
         let now = Instant::now();
         for delivery in deliveries.drain(..) {
             // A source that hands over more than was asked for breaks its contract; its jobs are run all the

@@ -9,9 +9,12 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::error::Error;
 use crate::inspect::JobView;
 use crate::job::JobId;
+use crate::limit::Queues;
+use crate::registry::Registry;
 use crate::shutdown::Shutdown;
 use crate::sync::{Mutex, lock};
 use crate::worker::bell::Bell;
+use crate::worker::changes::{Changes, KindDefaults};
 use crate::worker::config::check_max_concurrent_jobs;
 use crate::worker::reconnect::ConnectionState;
 use crate::worker::slots::Slots;
@@ -38,6 +41,9 @@ pub(crate) struct Control {
     quiet: AtomicBool,
     stats: Mutex<Stats>,
     pub(crate) connection: Arc<watch::Sender<ConnectionState>>,
+    /// Settings that wait for the loop.
+    pub(crate) changes: Changes,
+    defaults: KindDefaults,
     /// Questions that wait for the loop; bounded by the permits.
     questions: Mutex<Vec<Question>>,
     permits: Semaphore,
@@ -51,7 +57,7 @@ pub(crate) enum Question {
 }
 
 impl Control {
-    pub(crate) fn new(max_concurrent_jobs: usize) -> Self {
+    pub(crate) fn new(max_concurrent_jobs: usize, defaults: KindDefaults) -> Self {
         Self {
             running: Slots::new(max_concurrent_jobs),
             bell: Arc::default(),
@@ -59,6 +65,8 @@ impl Control {
             quiet: AtomicBool::new(false),
             stats: Mutex::new(Stats::default()),
             connection: Arc::default(),
+            changes: Changes::default(),
+            defaults,
             questions: Mutex::new(Vec::new()),
             permits: Semaphore::new(MAX_QUESTIONS),
         }
@@ -143,6 +151,30 @@ impl WorkerHandle {
     /// The bound now.
     pub fn max_concurrent_jobs(&self) -> usize {
         self.control.running.limit()
+    }
+
+    /// Serves these queues from now on, in this order. A fetch that is under way for others is told to return; what
+    /// has been fetched already is run.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) as when building a worker; nothing is changed then.
+    pub fn set_queues(&self, queues: Queues) -> Result<(), Error> {
+        queues.validate()?;
+        self.control.changes.queues(queues);
+        self.control.bell.ring();
+        Ok(())
+    }
+
+    /// Runs what is fetched from now on by this registry in place of the one before: handlers, layers, and the
+    /// options of kinds. Jobs in hand keep the handlers and options that they were fetched with, but count against
+    /// the new caps. A kind without options gets the timeout and the retry policy that the worker was built with.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) as when building a worker; nothing is changed then.
+    pub fn set_registry(&self, registry: Registry) -> Result<(), Error> {
+        self.control.changes.registered(self.control.defaults.register(registry)?);
+        self.control.bell.ring();
+        Ok(())
     }
 
     /// What it has done so far, and what it holds: numbers of one moment, whose books balance.

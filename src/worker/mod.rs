@@ -10,6 +10,7 @@
 //! One loop owns everything that changes; only the lease table is shared, with the heartbeat.
 
 mod bell;
+mod changes;
 mod config;
 mod fetch;
 mod flight;
@@ -34,7 +35,6 @@ pub use handle::{State, Stats, WorkerHandle};
 pub use reconnect::{ConnectionState, ReconnectPolicy};
 pub use report::{Report, StopCause};
 
-use crate::job::Kind;
 use crate::registry::Registry;
 use crate::shutdown::Shutdown;
 use crate::source::Intake;
@@ -74,8 +74,7 @@ pub struct Worker {
     intake: Intake,
     name: String,
     limits: config::Limits,
-    caps: Vec<(Kind, usize)>,
-    kinds: config::Kinds,
+    registered: changes::Registered,
     unknown: Arc<config::KnownKind>,
     telemetry: Telemetry,
     connections: [ConnectionTelemetry; 2],

@@ -315,6 +315,7 @@ impl Loop {
 
     /// The bell was rung: a setting was changed, a question asked, or the heartbeat has cancelled something.
     fn changed(&mut self) {
+        self.take_changes();
         let places = self.control.running.limit() + self.limits.prefetch;
         if self.fetcher.set_places(places) || self.control.is_quiet() {
             self.fetcher.interrupt();

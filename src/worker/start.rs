@@ -12,11 +12,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::completions::Completions;
 use crate::lease::Renew;
 use crate::limit::KindCaps;
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Connect;
 use crate::worker::Worker;
+use crate::worker::changes::Registered;
 use crate::worker::config::Dispatcher;
 use crate::worker::fetch::Fetcher;
 use crate::worker::flight::Flights;
@@ -133,7 +135,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbeat) {
-    let Worker { intake, limits, caps, kinds, unknown, telemetry, connections, control, .. } = worker;
+    let Worker { intake, limits, registered, unknown, telemetry, connections, control, .. } = worker;
+    let Registered { kinds, caps, first } = registered;
+    let completions = Arc::new(Completions::default());
+    completions.know(first, kinds.len());
     let [of_source, of_heartbeat] = connections;
     let leases = Arc::new(Leases::new());
     let policy = &limits.reconnect;
@@ -154,7 +159,7 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
     let stats = Stats { state: State::Running, ..Stats::default() };
     control.publish(stats);
     let _ended = Ended(control.clone());
-    let engine = Loop {
+    let mut engine = Loop {
         kinds,
         unknown,
         caps: KindCaps::new(caps),
@@ -174,7 +179,7 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         phase: Phase::Running,
         cause: None,
         stats,
-        completions: Arc::default(),
+        completions,
         hot_until: None,
         spare: Spare::new(),
         starting: Vec::new(),
@@ -184,5 +189,6 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         entered: Vec::new(),
         limits,
     };
+    engine.take_changes();
     (engine, heartbeat)
 }

@@ -16,6 +16,7 @@ pub(crate) struct Told {
     pub(crate) attempt: u32,
     pub(crate) settlement: Settlement,
     pub(crate) reason: Option<Arc<str>>,
+    pub(crate) output: Option<Arc<[u8]>>,
     pub(crate) stale: bool,
     pub(crate) at: Instant,
 }
@@ -179,8 +180,8 @@ impl Source for Recording {
                     panic!("{settled:?} settles what was never handed over, or was settled before");
                 };
                 let stale = stale.contains(&settled.tag);
-                let Settled { settlement, reason, .. } = settled.clone();
-                log.told.push(Told { id, attempt, settlement, reason, stale, at: Instant::now() });
+                let Settled { settlement, reason, output, .. } = settled.clone();
+                log.told.push(Told { id, attempt, settlement, reason, output, stale, at: Instant::now() });
             }
         }
         self.bell.notify_waiters();

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidegate::source::MAX_OUTPUT_BYTES;
 use tidegate::{CancelReason, Context, Dispatcher, Intake, Registry, Report, Settlement, Worker};
 
 use crate::support::{
@@ -274,5 +275,39 @@ under_both! {
         })
         .await;
         assert_eq!(made.lock().expect("no test thread panicked").len(), JOBS);
+    }
+
+    async fn what_a_handler_leaves_goes_with_its_own_settlement_whatever_that_is(dispatcher) {
+        let feed = Feed::new().with([job("done"), job("failed"), job("silent"), job("long")]).shared();
+        let recording = Recording::around(feed.clone());
+        let registry = registry_of(|context: Context| async move {
+            match context.job().id.as_str() {
+                "done" => {
+                    context.keep_output(b"first");
+                    context.keep_output(b"last \xff");
+                    Ok(())
+                }
+                "failed" => {
+                    context.keep_output(b"why");
+                    Err("no")
+                }
+                "long" => {
+                    context.keep_output(&vec![7; MAX_OUTPUT_BYTES + 1]);
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        });
+        let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
+            .max_concurrent_jobs(1) // so that the control blocks go round
+            .dispatcher(dispatcher)
+            .build()
+            .expect("the settings make sense");
+        during(worker, recording.has_been_told(4)).await;
+        let output = |id| recording.told_of(id)[0].output.clone();
+        assert_eq!(output("done").as_deref(), Some(&b"last \xff"[..]));
+        assert_eq!(output("failed").as_deref(), Some(&b"why"[..]));
+        assert_eq!(output("silent"), None);
+        assert_eq!(output("long").expect("cut").len(), MAX_OUTPUT_BYTES);
     }
 }
