@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::each::Show;
+use super::run::{self, RunArgs};
 use super::values::{size, size_or_none, time, time_or_none};
 
 /// Runs jobs: never more at once than you said, every slot full, nothing left behind.
@@ -22,6 +23,10 @@ pub(crate) enum Command {
     /// Run a command for each line, NUL-separated record or JSON line of the input, many at once
     #[command(after_help = EXITS, after_long_help = format!("{MORE}\n{EXITS}"))]
     Each(Box<EachArgs>),
+
+    /// Run the jobs of a queue as the configuration says, until it is told to stop
+    #[command(after_help = run::EXITS, after_long_help = format!("{}\n{}", run::MORE, run::EXITS))]
+    Run(Box<RunArgs>),
 }
 
 const EXITS: &str = "\

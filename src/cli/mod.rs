@@ -5,6 +5,7 @@
 mod args;
 pub(crate) mod child;
 pub(crate) mod each;
+mod room;
 pub(crate) mod run;
 mod signals;
 mod values;
@@ -31,8 +32,12 @@ pub(crate) enum Exit {
     Command,
     /// The output can't be written.
     Output,
+    /// What the work needs is not there, or does not work any more.
+    Unavailable,
     /// Something that should not happen did.
     Internal,
+    /// The configuration makes no sense.
+    Config,
     /// Nobody reads standard output any more: as a shell reports a program that SIGPIPE ended.
     Pipe,
     /// Stopped by this signal before the end: as a shell reports a program that it ended.
@@ -48,7 +53,10 @@ impl Exit {
             Self::Input => 3,
             Self::Command => 4,
             Self::Output => 5,
+            // Those of sysexits.h, which systemd shows by their names.
+            Self::Unavailable => 69,
             Self::Internal => 70,
+            Self::Config => 78,
             Self::Pipe => 128 + 13,
             Self::Signal(number) => 128 + number,
         }
@@ -59,6 +67,7 @@ impl Exit {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(Cli { command: Command::Each(args) }) => each::run(*args),
+        Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();

@@ -28,7 +28,7 @@ use super::text::span;
 use super::{Plan, Refusal};
 use crate::cli::Exit;
 use crate::cli::child::orphans;
-use crate::cli::signals::{Asked, Signals, Stop};
+use crate::cli::signals::{Asked, OnHup, Signals, Stop};
 use crate::context::Context;
 use crate::registry::Registry;
 use crate::retry::RetryPolicy;
@@ -76,7 +76,7 @@ pub(super) fn carry_out(plan: Plan) -> Result<Exit, Refusal> {
 
 async fn run(plan: Plan) -> io::Result<Exit> {
     let Plan { args, template, launcher, format, input, keep, jobs } = plan;
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(OnHup::Stop)?;
     let figures = Arc::new(Figures::new());
     let show = if args.quiet { Show::Never } else { args.progress };
     let console = Arc::new(Console::new(show, input.size(), figures.clone()));
@@ -217,6 +217,8 @@ impl Steering {
             }
             Asked::Resume => self.resume(),
             Asked::Report => self.ledger.console.say(self.ledger.report().as_bytes()),
+            // There is nothing to read again, and no signal asks for it here.
+            Asked::Reload => {}
         }
     }
 

@@ -7,6 +7,8 @@ use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::source::truncate;
+
 /// How many problems are shown; most files have fewer, and who has mended these sees the others.
 const SHOWN: usize = 20;
 
@@ -89,8 +91,8 @@ impl Refused {
     pub(super) fn new(document: Document, mut problems: Vec<Problem>) -> Self {
         let place = |problem: &Problem| match &problem.origin {
             Origin::Whole => (0, 0),
-            Origin::File(place) => (1, place.start),
-            Origin::Variable(_) | Origin::Flag(_) => (2, 0),
+            Origin::Variable(_) | Origin::Flag(_) => (1, 0),
+            Origin::File(place) => (2, place.start),
         };
         problems.sort_by_key(place);
         Self { document, problems }
@@ -150,7 +152,7 @@ struct Excerpt {
 impl Document {
     fn excerpt(&self, place: &Range<usize>, shown: Shown) -> Excerpt {
         let text = &self.text;
-        let start = text.floor_char_boundary(place.start.min(text.len()));
+        let start = truncate(text, place.start).len();
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[line_start..line_end].trim_end();
@@ -189,7 +191,10 @@ impl Document {
                     hidden = Some(value);
                     shown.push((at, '…'));
                 }
-                None if char == '#' && within(&self.values, at).is_none() && within(&self.keys, at).is_none() => {
+                None if char == '#'
+                    && within(&self.values, at).is_none()
+                    && within(&self.keys, at).is_none() =>
+                {
                     let code = shown.iter().rposition(|(_, char)| *char != ' ').map_or(0, |last| last + 1);
                     shown.truncate(code);
                     break;

@@ -1,17 +1,20 @@
 //! Reading a table: each key is asked for by name, in its range; what nobody has asked for in the end is a mistake.
 //!
-//! Nothing is refused here on the spot: what is wrong is noted in [`Problems`], so that all of it is told at once.
+//! Nothing is refused here on the spot: what is wrong is noted in [`Reading`], so that all of it is told at once.
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Place;
 use super::problem::{Origin, Problem, one_of};
 use super::tree::{Key, Node, Value};
 use crate::cli::values::{size, size_or_none, time, time_or_none};
 
-/// What is wrong so far.
-#[derive(Debug, Default)]
-pub(super) struct Problems {
+/// A configuration that is being read: where it is, and what is wrong with it so far.
+#[derive(Debug)]
+pub(super) struct Reading<'p> {
+    place: &'p Place,
     found: RefCell<Vec<Problem>>,
     unknown: RefCell<Vec<Unknown>>,
     /// The keys of all tables that were read, each with the table's path.
@@ -26,17 +29,25 @@ struct Unknown {
     /// Where it stands, and what could stand there.
     path: String,
     known: Vec<&'static str>,
-    holds_table: bool,
 }
 
-impl Problems {
+impl<'p> Reading<'p> {
+    pub(super) fn new(place: &'p Place) -> Self {
+        Self { place, found: RefCell::default(), unknown: RefCell::default(), known: RefCell::default() }
+    }
+
+    /// Where a path begins that was said there.
+    pub(super) fn base(&self, origin: &Origin) -> &'p Path {
+        self.place.base(origin)
+    }
+
     pub(super) fn note(&self, problem: Problem) {
         self.found.borrow_mut().push(problem);
     }
 
     /// All of them, the unknown keys included.
     pub(super) fn into_all(self) -> Vec<Problem> {
-        let Self { found, unknown, known } = self;
+        let Self { found, unknown, known, .. } = self;
         let (mut found, known) = (found.into_inner(), known.into_inner());
         found.extend(unknown.into_inner().iter().map(|key| key.problem(&known)));
         found
@@ -45,7 +56,7 @@ impl Problems {
 
 impl Unknown {
     fn problem(&self, everywhere: &[(String, &'static str)]) -> Problem {
-        let Self { origin, name, path, known, holds_table } = self;
+        let Self { origin, name, path, known } = self;
         let place = if path.is_empty() { String::new() } else { format!(" in [{path}]") };
         let elsewhere: Vec<&str> = everywhere
             .iter()
@@ -54,10 +65,6 @@ impl Unknown {
             .collect();
         let close = closest(name, known.iter().copied());
         let advice = match (elsewhere.as_slice(), close) {
-            _ if *holds_table && is_kind(path) && close.is_none() => {
-                let kind = path.trim_start_matches("kinds.");
-                format!("a kind with a dot in its name is written [kinds.\"{kind}.{name}\"]")
-            }
             ([], Some(close)) => match origin {
                 Origin::Variable(variable) => {
                     let table = variable.rfind("__").map_or("TIDEGATE_", |at| &variable[..at + 2]);
@@ -91,7 +98,12 @@ pub(super) fn closest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) 
         if part { distance.min(1) } else { distance }
     };
     let near = |(distance, known): &(usize, &str)| *distance <= known.len().max(name.len()) / 3;
-    known.into_iter().map(|known| (far(known), known)).filter(near).min_by_key(|(far, _)| *far).map(|(_, known)| known)
+    known
+        .into_iter()
+        .map(|known| (far(known), known))
+        .filter(near)
+        .min_by_key(|(far, _)| *far)
+        .map(|(_, known)| known)
 }
 
 /// A name as an environment variable can carry it, small: `mail.send` and `MAIL_SEND` are the same.
@@ -101,24 +113,24 @@ pub(super) fn fold(name: &str) -> String {
 
 /// A table that is being read.
 #[derive(Debug)]
-pub(super) struct Table<'n> {
+pub(crate) struct Table<'n> {
     path: String,
     origin: Origin,
     entries: &'n [(Key, Node)],
     asked: Vec<&'static str>,
-    problems: &'n Problems,
+    reading: &'n Reading<'n>,
 }
 
 impl<'n> Table<'n> {
     /// The table at `path`, which is empty for the outermost.
-    pub(super) fn new(path: impl Into<String>, node: &'n Node, problems: &'n Problems) -> Self {
+    pub(super) fn new(path: impl Into<String>, node: &'n Node, reading: &'n Reading<'n>) -> Self {
         let path = path.into();
         let entries = node.entries().unwrap_or_else(|| {
             let what = format!("{path} must be a table, and is {}", node.sort());
-            problems.note(Problem::new(&node.origin, what));
+            reading.note(Problem::new(&node.origin, what));
             &[]
         });
-        Self { path, origin: node.origin.clone(), entries, asked: Vec::new(), problems }
+        Self { path, origin: node.origin.clone(), entries, asked: Vec::new(), reading }
     }
 
     /// Where it begins, as far as that is known.
@@ -126,8 +138,8 @@ impl<'n> Table<'n> {
         &self.origin
     }
 
-    pub(super) fn problems(&self) -> &'n Problems {
-        self.problems
+    pub(super) fn reading(&self) -> &'n Reading<'n> {
+        self.reading
     }
 
     pub(super) fn entries(&self) -> &'n [(Key, Node)] {
@@ -139,28 +151,35 @@ impl<'n> Table<'n> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    pub(super) fn get(&mut self, key: &'static str) -> Option<&'n Node> {
-        self.asked.push(key);
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<&'n Node> {
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
         self.entries.iter().find(|(there, _)| there.name == key).map(|(_, node)| node)
+    }
+
+    /// Something is wrong with `node`, in which a secret may stand, under `key`.
+    pub(crate) fn refuse_secretly(&self, key: &str, node: &Node, why: &str) {
+        self.reading.note(Problem::new(&node.origin, format!("{}: {why}", self.name(key))));
     }
 
     /// Something is wrong with the value of `key`, which is no secret.
     pub(super) fn refuse(&self, key: &str, node: &Node, why: impl AsRef<str>) {
         let what = format!("{} {}", self.name(key), why.as_ref());
-        self.problems.note(Problem::new(&node.origin, what).harmless());
+        self.reading.note(Problem::new(&node.origin, what).harmless());
     }
 
     fn wrong_sort(&self, key: &str, node: &Node, wanted: &str, hint: &str) {
         self.refuse(key, node, format!("must be {wanted}, and is {}{hint}", node.sort()));
     }
 
-    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'n>> {
+    pub(crate) fn table(&mut self, key: &'static str) -> Option<Table<'n>> {
         let node = self.get(key)?;
-        Some(Table::new(self.name(key), node, self.problems))
+        Some(Table::new(self.name(key), node, self.reading))
     }
 
     /// Text that is not empty.
-    pub(super) fn text(&mut self, key: &'static str, wanted: &str) -> Option<&'n str> {
+    pub(crate) fn text(&mut self, key: &'static str, wanted: &str) -> Option<&'n str> {
         let node = self.get(key)?;
         match node.text() {
             Some("") => self.refuse(key, node, format!("is empty: it must be {wanted}")),
@@ -168,6 +187,12 @@ impl<'n> Table<'n> {
             None => self.wrong_sort(key, node, wanted, " (write it in quotes)"),
         }
         None
+    }
+
+    /// A path that is not empty. A relative one begins where it was said.
+    pub(crate) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let path = self.text(key, "a path")?;
+        self.get(key).map(|node| self.reading.base(&node.origin).join(path))
     }
 
     /// One of a few words.
@@ -218,19 +243,19 @@ impl<'n> Table<'n> {
     }
 
     /// A time above 0.
-    pub(super) fn time(&mut self, key: &'static str) -> Option<Duration> {
+    pub(crate) fn time(&mut self, key: &'static str) -> Option<Duration> {
         let node = self.get(key)?;
         self.measure(key, node, time, "a time such as \"30s\"")
     }
 
     /// A time from 0.
-    pub(super) fn time_or_zero(&mut self, key: &'static str) -> Option<Duration> {
+    pub(crate) fn time_or_zero(&mut self, key: &'static str) -> Option<Duration> {
         let node = self.get(key)?;
         self.measure(key, node, time_or_none, "a time such as \"30s\"")
     }
 
     /// A time above 0, or the word `none`, which is `Some(None)`.
-    pub(super) fn time_or_word(&mut self, key: &'static str) -> Option<Option<Duration>> {
+    pub(crate) fn time_or_word(&mut self, key: &'static str) -> Option<Option<Duration>> {
         let node = self.get(key)?;
         if node.text() == Some("none") {
             return Some(None);
@@ -239,13 +264,13 @@ impl<'n> Table<'n> {
     }
 
     /// A number of bytes from 1.
-    pub(super) fn size(&mut self, key: &'static str) -> Option<usize> {
+    pub(crate) fn size(&mut self, key: &'static str) -> Option<usize> {
         let node = self.get(key)?;
         self.measure(key, node, size, "a size such as \"64KiB\"")
     }
 
     /// A number of bytes from 0.
-    pub(super) fn size_or_zero(&mut self, key: &'static str) -> Option<usize> {
+    pub(crate) fn size_or_zero(&mut self, key: &'static str) -> Option<usize> {
         let node = self.get(key)?;
         self.measure(key, node, size_or_none, "a size such as \"64KiB\"")
     }
@@ -267,16 +292,15 @@ impl<'n> Table<'n> {
 
     /// Says that there are no further keys.
     pub(super) fn end(self) {
-        let Self { path, entries, asked, problems, .. } = self;
+        let Self { path, entries, asked, reading, .. } = self;
         let unknown = entries.iter().filter(|(key, _)| !asked.contains(&key.name.as_str()));
-        problems.unknown.borrow_mut().extend(unknown.map(|(key, node)| Unknown {
+        reading.unknown.borrow_mut().extend(unknown.map(|(key, _)| Unknown {
             origin: key.origin.clone(),
             name: key.name.clone(),
             path: path.clone(),
             known: asked.clone(),
-            holds_table: node.entries().is_some(),
         }));
-        problems.known.borrow_mut().extend(asked.into_iter().map(|key| (path.clone(), key)));
+        reading.known.borrow_mut().extend(asked.into_iter().map(|key| (path.clone(), key)));
     }
 }
 

@@ -12,7 +12,7 @@ use super::problem::{Document, Origin, Problem};
 
 /// A value, and where it comes from.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub(super) origin: Origin,
     pub(super) value: Value,
     /// What was written, if that may be text however it looks: in an environment variable.
@@ -20,12 +20,12 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     Whole(i128),
     Number(f64),
-    Truth(bool),
-    /// A date or a time of day, of which there is no use here.
+    /// True or false, of which there is no use here; nor of a date or a time of day.
+    Truth,
     Date,
     List(Vec<Node>),
     Table(Vec<(Key, Node)>),
@@ -33,7 +33,7 @@ pub(super) enum Value {
 
 /// A name in a table, and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub(super) name: String,
     pub(super) origin: Origin,
 }
@@ -49,7 +49,7 @@ impl Node {
             Value::Text(_) => "text",
             Value::Whole(_) => "a whole number",
             Value::Number(_) => "a number",
-            Value::Truth(_) => "true or false",
+            Value::Truth => "true or false",
             Value::Date => "a date or time",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",
@@ -147,7 +147,7 @@ fn convert(value: &DeValue<'_>, span: Range<usize>, note: Note<'_>) -> Node {
             Value::Whole(i128::from_str_radix(digits.as_str(), digits.radix()).unwrap_or(i128::MAX))
         }
         DeValue::Float(digits) => Value::Number(digits.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(truth) => Value::Truth(*truth),
+        DeValue::Boolean(_) => Value::Truth,
         DeValue::Datetime(_) => Value::Date,
     };
     note(span, false);
