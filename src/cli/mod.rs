@@ -5,6 +5,7 @@
 mod args;
 pub(crate) mod child;
 pub(crate) mod each;
+mod excerpt;
 mod room;
 pub(crate) mod run;
 mod signals;

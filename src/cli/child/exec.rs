@@ -12,6 +12,8 @@
 //!
 //! Nothing here runs between fork and exec, so that starting a child stays a `posix_spawn`.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -19,6 +21,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::{ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,7 +31,8 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::orphans::bury_group;
-use super::pipes::{Capture, Captured, Feed};
+use super::pipes::{Capture, Captured, Feed, Keeping};
+use crate::sync::{Mutex, lock};
 
 /// How soon it is looked for the first time whether a group that was left behind is over; doubled each time.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -41,25 +45,31 @@ const LONGEST_LOOK: Duration = Duration::from_millis(20);
 /// hangs in the kernel, or it has ended and its parent, who may be in another group, does not wait for it.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 
+/// The process ids of all children that run. There is one set, since a process has its children as a whole.
+static RUNNING: LazyLock<Mutex<HashSet<u32>>> = LazyLock::new(Mutex::default);
+
 /// What is the same for every child.
 #[derive(Debug)]
 pub(crate) struct Launcher {
-    /// Where the program is, if it is the same for every record.
+    /// Where the program is, if it is the same for every child. To be absolute if there is a folder.
     pub(crate) program: Option<PathBuf>,
+    /// Where it runs; without it, where this process does.
+    pub(crate) folder: Option<PathBuf>,
+    /// Variables of this process that are none of the child's business.
+    pub(crate) without: &'static [&'static str],
     /// The time between TERM and KILL.
     pub(crate) grace: Duration,
-    /// How many bytes are kept of each of the two outputs.
-    pub(crate) max_output: usize,
+    /// What is kept of each of the two outputs.
+    pub(crate) keep: Keeping,
 }
 
-/// What is different for each.
-#[derive(Debug)]
+/// What is different for each. Can't be shown: what is in its environment may be secret.
 pub(crate) struct Task<'a> {
-    pub(crate) argv: Vec<OsString>,
+    pub(crate) argv: Cow<'a, [OsString]>,
     /// What it reads; without it, what this process has for its standard input.
     pub(crate) stdin: Option<Bytes>,
-    pub(crate) job: &'a str,
-    pub(crate) attempt: u32,
+    /// What is added to the environment.
+    pub(crate) env: Vec<(&'a str, Cow<'a, str>)>,
 }
 
 /// What became of a child.
@@ -90,7 +100,7 @@ impl Launcher {
     ) -> io::Result<Ended> {
         let begun = Instant::now();
         let mut running = self.start(task)?;
-        started(running.group.id.as_raw_nonzero().get().unsigned_abs());
+        started(running.group.number());
         let mut told = None;
         let status = tokio::select! {
             biased;
@@ -122,8 +132,8 @@ impl Launcher {
             Some(program) => Command::new(program),
             None => Command::new(name),
         };
-        let (stdout, stdout_end) = Capture::new(self.max_output)?;
-        let (stderr, stderr_end) = Capture::new(self.max_output)?;
+        let (stdout, stdout_end) = Capture::new(self.keep)?;
+        let (stderr, stderr_end) = Capture::new(self.keep)?;
         let mut feed = None;
         if let Some(bytes) = &task.stdin {
             let (stdin, rest) = Feed::new(bytes.clone())?;
@@ -133,12 +143,18 @@ impl Launcher {
             command.stdin(Stdio::inherit());
         }
         command.arg0(name).args(arguments).stdout(stdout_end).stderr(stderr_end);
-        command.env("TIDEGATE_JOB_ID", task.job).env("TIDEGATE_ATTEMPT", task.attempt.to_string());
+        for name in self.without {
+            command.env_remove(name);
+        }
+        command.envs(task.env.iter().map(|(name, value)| (name, value.as_ref())));
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn()?;
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(ErrorKind::Other)?;
         // `command` is dropped here, and with it this process's copies of the child's ends of the pipes.
-        Ok(Running { group: Group { id, over: false }, child, feed, stdout, stderr })
+        Ok(Running { group: Group::new(id), child, feed, stdout, stderr })
     }
 }
 
@@ -230,6 +246,16 @@ struct Group {
 }
 
 impl Group {
+    fn new(id: Pid) -> Self {
+        let group = Self { id, over: false };
+        lock(&RUNNING).insert(group.number());
+        group
+    }
+
+    fn number(&self) -> u32 {
+        self.id.as_raw_nonzero().get().unsigned_abs()
+    }
+
     fn signal(&self, signal: Signal) {
         // That nobody is left to get it is what we want.
         let _ = kill_process_group(self.id, signal);
@@ -253,7 +279,13 @@ impl Drop for Group {
         if !self.over {
             self.signal(Signal::KILL);
         }
+        lock(&RUNNING).remove(&self.number());
     }
+}
+
+/// The process ids of the children that run now, all of which somebody waits for.
+pub(crate) fn running() -> HashSet<u32> {
+    lock(&RUNNING).clone()
 }
 
 /// Where a program is, looked for as `execvp` does; an error says what is wrong with it.
@@ -300,13 +332,22 @@ mod tests {
 
     use super::*;
 
+    fn launcher(grace: Duration) -> Launcher {
+        let keep = Keeping { first: 1000, last: 0 };
+        Launcher { program: None, folder: None, without: &[], grace, keep }
+    }
+
+    fn task(script: &str) -> Task<'static> {
+        let argv = ["sh", "-c", script].map(OsString::from).to_vec();
+        Task { argv: argv.into(), stdin: None, env: Vec::new() }
+    }
+
     /// Runs a shell script; `stop` is told the child's process id.
     async fn run(script: &str, grace: Duration, stop: impl AsyncFnOnce(&AtomicU32)) -> (Ended, u32) {
         super::super::orphans::adopt();
-        let launcher = Launcher { program: None, grace, max_output: 1000 };
+        let launcher = launcher(grace);
         let child = AtomicU32::new(0);
-        let argv = ["sh", "-c", script].map(OsString::from).to_vec();
-        let task = Task { argv, stdin: None, job: "7", attempt: 2 };
+        let task = Task { env: vec![("TIDE", "7".into()), ("GATE", "2".into())], ..task(script) };
         let ended = launcher.run(&task, stop(&child), |id| child.store(id, Ordering::SeqCst)).await;
         (ended.expect("sh is there"), child.load(Ordering::SeqCst))
     }
@@ -329,8 +370,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn a_child_is_heard_to_its_end_and_knows_its_job() {
-        let script = "echo $TIDEGATE_JOB_ID.$TIDEGATE_ATTEMPT; echo oops >&2; printf end; exit 3";
+    async fn a_child_is_heard_to_its_end_and_knows_what_it_is_told() {
+        let script = "echo $TIDE.$GATE; echo oops >&2; printf end; exit 3";
         let (ended, child) = run(script, LONG, never).await;
         assert_eq!((ended.status.code(), ended.told_to_stop), (Some(3), false));
         assert_eq!((&ended.stdout.bytes[..], &ended.stderr.bytes[..]), (&b"7.2\nend"[..], &b"oops\n"[..]));
@@ -341,7 +382,7 @@ mod tests {
     async fn an_output_beyond_its_bound_is_read_and_dropped() {
         let (ended, _) = run("head -c 300000 /dev/zero; printf x >&2", LONG, never).await;
         assert_eq!((ended.stdout.bytes.len(), ended.stdout.dropped), (1000, 299_000));
-        assert_eq!(ended.stderr, Captured { bytes: b"x".to_vec(), dropped: 0 });
+        assert_eq!(ended.stderr, Captured { bytes: b"x".to_vec(), ..Captured::default() });
         assert!(ended.status.success());
     }
 
@@ -390,9 +431,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_that_is_dropped_kills_its_group() {
-        let launcher = Launcher { program: None, grace: LONG, max_output: 1000 };
-        let argv = ["sh", "-c", "sleep 1000 & wait"].map(OsString::from).to_vec();
-        let task = Task { argv, stdin: None, job: "1", attempt: 1 };
+        let (launcher, task) = (launcher(LONG), task("sleep 1000 & wait"));
         let (started, mut child) = tokio::sync::oneshot::channel();
         let run = launcher.run(&task, pending(), |id| started.send(id).expect("it is waited for"));
         let child = {
@@ -410,11 +449,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_child_that_does_not_read_does_not_hold_up_and_one_that_does_gets_all() {
-        let launcher = Launcher { program: None, grace: LONG, max_output: 1000 };
+        let launcher = launcher(LONG);
         let long = Bytes::from(vec![b'x'; 1 << 20]);
         for (program, output) in [("true", ""), ("wc -c", "1048576\n")] {
-            let argv = ["sh", "-c", program].map(OsString::from).to_vec();
-            let task = Task { argv, stdin: Some(long.clone()), job: "1", attempt: 1 };
+            let task = Task { stdin: Some(long.clone()), ..task(program) };
             let ended = launcher.run(&task, pending(), |_| ()).await.expect("sh is there");
             assert_eq!(String::from_utf8_lossy(&ended.stdout.bytes), output);
         }

@@ -22,7 +22,8 @@ pub(crate) fn bury_group(group: Pid) {
 }
 
 /// Takes away the orphans that have ended, except for `known` children, for whom somebody waits: those are
-/// left that made a group of their own, as daemons do. To be called now and then, on the main thread.
+/// left that made a group of their own, as daemons do. To be called now and then: on the main thread, or where that one
+/// starts no children.
 pub(crate) fn bury(known: &HashSet<u32>) {
     for child in children().into_iter().filter(|child| !known.contains(&child.cast_unsigned())) {
         // It is none of those that are waited for elsewhere: those are known from the moment they start.
@@ -46,7 +47,7 @@ pub(crate) fn end(kill: bool) -> usize {
     children.len()
 }
 
-/// The children of the main thread, which starts and adopts them all. None where the system does not tell.
+/// The children of the main thread, which adopts all orphans. None where the system does not tell.
 fn children() -> Vec<i32> {
     let id = process::id();
     let children = fs::read_to_string(format!("/proc/self/task/{id}/children")).unwrap_or_default();

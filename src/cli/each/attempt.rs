@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::Template;
 use super::ledger::{Ledger, Trouble};
-use super::output::describe;
 use crate::cli::child::exec::{Ended, Launcher, Task};
+use crate::cli::child::words::{describe, is_shortage, start_error};
 use crate::context::Context;
 use crate::outcome::Outcome;
 
@@ -45,8 +45,9 @@ impl Attempts {
             Ok(argv) => argv,
             Err(why) => return Outcome::reject(why),
         };
-        let task =
-            Task { argv, stdin: self.stdin.then(|| self.fed(record)), job: id, attempt: context.attempt() };
+        let env =
+            vec![("TIDEGATE_JOB_ID", id.into()), ("TIDEGATE_ATTEMPT", context.attempt().to_string().into())];
+        let task = Task { argv: argv.into(), stdin: self.stdin.then(|| self.fed(record)), env };
         let stop = async {
             tokio::select! {
                 () = context.cancelled() => {}
@@ -89,9 +90,7 @@ impl Attempts {
                 return Outcome::reject("makes the argument list longer than the system allows: use --stdin");
             }
             // What our own children have taken they will give back.
-            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) if self.ledger.in_hand() > 1 => {
-                return Outcome::Snooze(SHORTAGE_WAIT);
-            }
+            _ if is_shortage(errno) && self.ledger.in_hand() > 1 => return Outcome::Snooze(SHORTAGE_WAIT),
             _ => {}
         }
         let unfit = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
@@ -110,13 +109,4 @@ impl Attempts {
             _ => Outcome::fail(start_error("the command", error, errno)),
         }
     }
-}
-
-fn start_error(program: &str, error: &io::Error, errno: Option<Errno>) -> String {
-    let hint = match errno {
-        Some(Errno::NOEXEC) => " (a script needs a first line such as #!/bin/sh)",
-        Some(Errno::NOENT) => " (of a script: what its first line names is not there)",
-        _ => "",
-    };
-    format!("{program} can't be started: {error}{hint}")
 }

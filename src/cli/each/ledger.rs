@@ -4,7 +4,7 @@
 //! record, closes the entry: it is counted, shown and, if it failed for good, kept. So what is shown is what
 //! was settled, never a guess of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
@@ -115,11 +115,6 @@ impl Ledger {
     /// How many attempts have not been settled.
     pub(super) fn in_hand(&self) -> usize {
         lock(&self.attempts).len()
-    }
-
-    /// The process ids of all children that have not been settled.
-    pub(super) fn children(&self) -> HashSet<u32> {
-        lock(&self.attempts).values().filter_map(|attempt| attempt.child).collect()
     }
 
     /// Waits until the output of one more record can be taken.

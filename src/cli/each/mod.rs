@@ -34,6 +34,7 @@ pub(crate) use self::progress::Show;
 use self::records::{Format, Input};
 use super::args::EachArgs;
 use super::child::exec::{Launcher, find_program};
+use super::child::pipes::Keeping;
 use super::{Exit, refuse, room};
 
 /// Why nothing is run: how to end, and what to say.
@@ -92,7 +93,8 @@ impl Plan {
             Some(name) if !args.dry_run => Some(find_program(name).map_err(|why| (Exit::Command, why))?),
             _ => None,
         };
-        let launcher = Launcher { program, grace: args.grace, max_output: args.max_output };
+        let keep = Keeping { first: args.max_output, last: 0 };
+        let launcher = Launcher { program, folder: None, without: &[], grace: args.grace, keep };
         let keep = if args.dry_run { None } else { open_keep(&args, &input, separator)? };
         Ok(Self { args, template, launcher, format, input, keep, jobs })
     }

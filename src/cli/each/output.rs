@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread;
 
@@ -197,36 +196,6 @@ pub(super) fn json_line(value: &impl Serialize) -> Vec<u8> {
     line
 }
 
-/// What a status means: `exited with status 1`, `was killed by signal 9 (KILL)`.
-pub(super) fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with status {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}{}", signal_name(signal)),
-        (None, None) => status.to_string(),
-    }
-}
-
-/// The names of the signals that end commands in practice.
-fn signal_name(signal: i32) -> &'static str {
-    use rustix::process::Signal;
-    let names = [
-        (Signal::HUP, " (HUP)"),
-        (Signal::INT, " (INT)"),
-        (Signal::QUIT, " (QUIT)"),
-        (Signal::ILL, " (ILL)"),
-        (Signal::ABORT, " (ABRT)"),
-        (Signal::BUS, " (BUS)"),
-        (Signal::FPE, " (FPE)"),
-        (Signal::KILL, " (KILL)"),
-        (Signal::SEGV, " (SEGV)"),
-        (Signal::PIPE, " (PIPE)"),
-        (Signal::TERM, " (TERM)"),
-        (Signal::XCPU, " (XCPU)"),
-        (Signal::XFSZ, " (XFSZ)"),
-    ];
-    names.iter().find(|(known, _)| known.as_raw() == signal).map_or("", |(_, name)| name)
-}
-
 /// The near end of the writing thread.
 #[derive(Debug)]
 pub(super) struct Printer {
@@ -342,12 +311,14 @@ pub(super) fn write_whole(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
     use std::time::Duration;
 
     use super::*;
 
     fn finished(stdout: &[u8], stderr: &[u8], status: i32, fate: Fate) -> Finished {
-        let captured = |bytes: &[u8]| Captured { bytes: bytes.to_vec(), dropped: 0 };
+        let captured = |bytes: &[u8]| Captured { bytes: bytes.to_vec(), ..Captured::default() };
         let ended = Ended {
             status: ExitStatus::from_raw(status),
             stdout: captured(stdout),
@@ -405,12 +376,5 @@ mod tests {
         let line =
             r#"{"type":"record","id":17,"record":"re\tc","ok":false,"attempts":2,"error":"has a NUL byte"}"#;
         assert_eq!(shown(&never, JSON), (format!("{line}\n"), String::new()));
-    }
-
-    #[test]
-    fn a_status_reads_as_what_happened() {
-        assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with status 3");
-        assert_eq!(describe(ExitStatus::from_raw(9)), "was ended by signal 9 (KILL)");
-        assert_eq!(describe(ExitStatus::from_raw(40)), "was ended by signal 40");
     }
 }

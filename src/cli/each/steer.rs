@@ -27,6 +27,7 @@ use super::summary::Ending;
 use super::text::span;
 use super::{Plan, Refusal};
 use crate::cli::Exit;
+use crate::cli::child::exec::running;
 use crate::cli::child::orphans;
 use crate::cli::signals::{Asked, OnHup, Signals, Stop};
 use crate::context::Context;
@@ -181,7 +182,7 @@ impl Steering {
                 asked = self.signals.next() => self.obey(asked),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.step(),
                 _ = ticks.tick() => self.ledger.console.plain_line(),
-                _ = burials.tick() => orphans::bury(&self.ledger.children()),
+                _ = burials.tick() => orphans::bury(&running()),
             }
         }
     }
@@ -252,7 +253,7 @@ impl Steering {
 
     /// Ends what has left its group and its parent: nothing outlives the run. Takes no longer than is left.
     async fn end_orphans(&self) {
-        orphans::bury(&self.ledger.children());
+        orphans::bury(&running());
         for kill in [false, true] {
             let left = orphans::end(kill);
             if left == 0 {
@@ -266,7 +267,7 @@ impl Steering {
             let until = self.stopping.map_or(until, |stopping| until.min(stopping.end_at));
             while orphans::left() > 0 && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                orphans::bury(&self.ledger.children());
+                orphans::bury(&running());
                 if kill {
                     orphans::end(true); // the children of those that were killed are ours by now
                 }
@@ -275,8 +276,8 @@ impl Steering {
     }
 
     fn say(&self, what: &str) {
-        let running = self.ledger.in_hand();
-        self.ledger.console.say(format!("tidegate: {what} ({running} running)\n").as_bytes());
+        let in_hand = self.ledger.in_hand();
+        self.ledger.console.say(format!("tidegate: {what} ({in_hand} running)\n").as_bytes());
     }
 
     /// Waits for what is still to be written; `None` when the time to stop is over first.

@@ -3,28 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::cli::excerpt::head;
+
 /// The most characters of a record that are shown to a person: one line of a terminal, with room for what
 /// stands before it.
 pub(super) const EXCERPT_CHARS: usize = 60;
 
-/// The beginning of `bytes` on one line: control characters and what is not UTF-8 are escaped.
+/// The beginning of a record on one line.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
-    // What is shown as one character has at most four bytes, so this prefix holds one more than can be shown.
-    let prefix = &bytes[..bytes.len().min(4 * (EXCERPT_CHARS + 1))];
-    let shown = |chunk: std::str::Utf8Chunk<'_>| {
-        let valid = chunk.valid().chars().map(|char| match char.is_control() {
-            true => char.escape_default().collect(),
-            false => String::from(char),
-        });
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        valid.chain(invalid).collect::<Vec<String>>()
-    };
-    let mut parts = prefix.utf8_chunks().flat_map(shown);
-    let mut text: String = parts.by_ref().take(EXCERPT_CHARS).collect();
-    if parts.next().is_some() {
-        text.push('…');
-    }
-    text
+    head(bytes, EXCERPT_CHARS)
 }
 
 /// One word of a command as a POSIX shell reads it; bytes that are not printable text need bash's `$'…'`.
@@ -98,19 +85,6 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_excerpt_fits_one_line_whatever_the_bytes() {
-        assert_eq!(excerpt(b"plain text"), "plain text");
-        assert_eq!(excerpt(b"tab\tnew\nline\x1b[0m"), r"tab\tnew\nline\u{1b}[0m");
-        assert_eq!(excerpt(b"a\xff\x00b"), r"a\xff\u{0}b");
-        assert_eq!(excerpt("ä".repeat(EXCERPT_CHARS).as_bytes()), "ä".repeat(EXCERPT_CHARS));
-        let long = "ä".repeat(EXCERPT_CHARS + 1);
-        assert_eq!(excerpt(long.as_bytes()), format!("{}…", "ä".repeat(EXCERPT_CHARS)));
-        assert!(excerpt("x".repeat(1 << 20).as_bytes()).ends_with("x…"));
-        assert!(excerpt(&[0xff; 1000]).ends_with("…"));
-        assert!(excerpt("€".repeat(1000).as_bytes()).ends_with("€…"));
-    }
 
     #[test]
     fn a_quoted_word_reads_back_as_itself() {

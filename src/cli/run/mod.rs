@@ -14,6 +14,7 @@ mod args;
 #[cfg_attr(not(feature = "http"), allow(dead_code, unused_imports, reason = "what only `http_kind` needs"))]
 pub(crate) mod config;
 pub(crate) mod exec;
+mod facts;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 #[cfg(feature = "http")]
@@ -25,6 +26,8 @@ mod log;
 pub(crate) mod secret;
 mod steer;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::io::{self, Write as _};
 

@@ -155,3 +155,81 @@ impl<'de> Visitor<'de> for Form {
         if map.next_key::<serde::de::IgnoredAny>()?.is_some() { Err(one()) } else { Ok(Secret(origin)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::run::testing::Folder;
+
+    fn secret(json: &str) -> Result<Secret, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    fn value(json: &str) -> Result<String, String> {
+        secret(json)?.read().map(|value| value.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_secret_is_read_from_where_it_is() {
+        assert_eq!(value(r#""hunter2\n""#), Ok("hunter2\n".to_owned()));
+        assert_eq!(value(r#"{"env":"CARGO_PKG_NAME"}"#), Ok("tidegate".to_owned()));
+        let folder = Folder::new();
+        for (contents, read) in
+            [("hunter2\n", "hunter2"), ("a\nb\r\n", "a\nb"), ("a\n\n", "a\n"), ("", ""), ("a\r", "a\r")]
+        {
+            let path = folder.write("secret", contents);
+            assert_eq!(value(&format!(r#"{{"file":{path:?}}}"#)), Ok(read.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_can_t_be_read_is_named_and_not_shown() {
+        let folder = Folder::new();
+        let not_text = folder.write("bytes", b"hunter2\xff");
+        let long = folder.write("long", "hunter2".repeat(10_000));
+        for (json, why) in [
+            (
+                r#"{"env":"TIDEGATE_TEST_NOT_SET"}"#.to_owned(),
+                "the environment variable TIDEGATE_TEST_NOT_SET is not set".to_owned(),
+            ),
+            (
+                r#"{"file":"/no/such"}"#.to_owned(),
+                "the file /no/such can't be read: No such file or directory (os error 2)".to_owned(),
+            ),
+            (format!(r#"{{"file":{not_text:?}}}"#), format!("the file {} is not UTF-8", not_text.display())),
+            (format!(r#"{{"file":{long:?}}}"#), format!("the file {} has more than 64 KiB", long.display())),
+        ] {
+            assert_eq!(value(&json), Err(why));
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_and_not_shown() {
+        for json in [
+            "12345",
+            "-12345",
+            "12345.5",
+            "true",
+            "null",
+            r#"["12345"]"#,
+            "{}",
+            r#"{"value":"12345"}"#,
+            r#"{"env":"A","file":"12345"}"#,
+            r#"{"env":""}"#,
+            r#"{"env":"12345="}"#,
+            r#"{"file":""}"#,
+        ] {
+            let why = secret(json).expect_err(json);
+            assert!(!why.contains("12345") && !why.is_empty(), "{json}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::from("hunter2");
+        let value = secret.read().expect("it is a text");
+        assert_eq!(format!("{secret:?} {value:?}"), "(secret) (secret)");
+        let elsewhere = [r#"{"env":"NAME"}"#, r#"{"file":"/path"}"#].map(super::tests::secret);
+        assert_eq!(format!("{elsewhere:?}"), "[Ok((the variable NAME)), Ok((the file /path))]");
+    }
+}
