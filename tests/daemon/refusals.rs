@@ -43,7 +43,7 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ("\u{feff}[log]\r\n\tcolour = 1\r\n", "2:2: unknown key `colour`"),
         (
             "[kinds.a]\nexec = [\"true\"]\nenviroment = {}\n",
-            "3:1: unknown key `enviroment` in [kinds.a]: there may be",
+            "3:1: unknown key `enviroment` in [kinds.a]: did you mean `env`?\n",
         ),
         (
             "[kinds.\"a b\"]\nexec = [\"true\"]\ngarce = \"1s\"\n",
@@ -361,7 +361,7 @@ fn a_variable_that_makes_no_sense_is_refused_by_its_name() {
             "0s",
             "kinds.resize.timeout makes no sense: it must be at least 1ms",
         ),
-        ("TIDEGATE_KINDS__RESIZE__EXEC__PROGRAM", "a", "has no place for `PROGRAM`: above it stands a list"),
+        ("TIDEGATE_KINDS__RESIZE__EXEC__PROGRAM", "a", "has no place for `program`: above it stands a list"),
     ] {
         let mut command = command(&place, &["--check"]);
         let ran = run(&place, {

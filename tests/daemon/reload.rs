@@ -112,7 +112,7 @@ fn a_configuration_that_makes_no_sense_is_refused_and_the_old_one_stays() {
             "tidegate.toml:2:8: kinds.work.exec: no-such-program is not found in any folder of PATH",
             "exec = [… ]",
         ),
-        ("[kinds.work\n", "tidegate.toml:1:13: ", "[kinds.work"),
+        ("[kinds.work\n", "tidegate.toml:1:12: unclosed table", "[kinds.work"),
     ] {
         daemon.reload(bad);
         let refused = daemon.hear("configuration refused");

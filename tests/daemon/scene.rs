@@ -98,7 +98,8 @@ impl Jobs {
 /// A daemon that runs.
 pub(crate) struct Daemon<'p> {
     place: &'p Place,
-    running: Running,
+    /// `None` once its end is waited for.
+    running: Option<Running>,
 }
 
 impl<'p> Daemon<'p> {
@@ -112,24 +113,28 @@ impl<'p> Daemon<'p> {
         place.write("tidegate.toml", config);
         let mut command = command(place, &[]);
         change(&mut command);
-        let mut daemon = Self { place, running: place.start_command(command) };
+        let mut daemon = Self { place, running: Some(place.start_command(command)) };
         daemon.hear("started");
         daemon
     }
 
     /// Waits for a line of the log with this message.
     pub(crate) fn hear(&mut self, message: &str) -> Value {
-        let line = self.running.hear(&format!("\"message\":\"{message}"));
+        let line = self.running().hear(&format!("\"message\":\"{message}"));
         serde_json::from_str(&line).expect("each line is JSON")
     }
 
     /// Waits for a line with this text.
     pub(crate) fn hear_text(&mut self, text: &str) -> String {
-        self.running.hear(text)
+        self.running().hear(text)
+    }
+
+    fn running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("its end is not waited for")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        self.running.signal(signal);
+        self.running.as_ref().expect("its end is not waited for").signal(signal);
     }
 
     /// Has it read this configuration.
@@ -144,13 +149,23 @@ impl<'p> Daemon<'p> {
         self.end()
     }
 
-    pub(crate) fn end(self) -> Ran {
-        self.running.end(self.place)
+    pub(crate) fn end(mut self) -> Ran {
+        self.running.take().expect("its end is waited for once").end(self.place)
     }
 
     /// Waits for its end, after a signal that nobody can obey.
     pub(crate) fn killed(mut self) {
-        self.running.child.wait().expect("it ends");
+        let mut running = self.running.take().expect("its end is waited for once");
+        running.child.wait().expect("it ends");
+    }
+}
+
+/// A test that fails leaves nobody behind.
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill().and_then(|()| running.child.wait());
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn register(
         connect_timeout: table.time("connect_timeout").unwrap_or(CONNECT_TIMEOUT),
         timeout,
         ca_file: table.path("ca_file"),
-        max_response: table.size_or_zero("max_response").unwrap_or(MAX_OUTPUT_BYTES),
+        max_response: table.size_up_to("max_response", MAX_OUTPUT_BYTES).unwrap_or(MAX_OUTPUT_BYTES),
         max_retry_after: table.time_or_zero("max_retry_after").unwrap_or(MAX_RETRY_AFTER),
         retry: common.retry.clone(),
     };

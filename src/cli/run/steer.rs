@@ -189,12 +189,12 @@ impl Steering<'_> {
     }
 
     fn stop(&self, by: Stop) {
+        tracing::info!(signal = by.name, "asked to stop");
         if by.at_once {
             self.shutdown.escalate(Phase::Abort);
         } else {
             self.shutdown.stop();
         }
-        tracing::info!(signal = by.name, phase = ?self.shutdown.phase(), "asked to stop");
     }
 
     fn resume(&self) {

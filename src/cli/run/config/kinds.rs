@@ -14,7 +14,7 @@ use super::problem::{Origin, Problem};
 use super::settings::{Retry, WorkerSettings};
 use super::table::{Table, closest};
 use super::tree::{Key, Node, Value};
-use crate::cli::run::exec::ExecSpec;
+use crate::cli::run::exec::{ExecSpec, MAX_OUTPUT};
 use crate::cli::run::http_kind;
 use crate::cli::run::secret::Secret;
 use crate::registry::{KindOptions, Registry};
@@ -24,8 +24,8 @@ use crate::worker::MAX_CONCURRENT_JOBS;
 /// The time between TERM and KILL. Well within what a worker gives a job that was told to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How much is kept of a command's outputs: as much as a store keeps of them.
-const MAX_OUTPUT: usize = crate::source::MAX_OUTPUT_BYTES;
+/// How much is kept of each of a command's outputs: what a person reads of them.
+const KEPT: usize = 16 << 10;
 
 /// When a job comes again whose command has said "not now".
 const LATER: Duration = Duration::from_secs(60);
@@ -161,7 +161,7 @@ fn exec(registry: Registry, name: &str, node: &Node, table: &mut Table<'_>, comm
         env: secrets(table, "env", |name| !name.is_empty() && !name.contains(['=', '\0'])),
         folder,
         grace: grace.unwrap_or(GRACE).min(common.cancel_grace / 2),
-        max_output: table.size_or_zero("max_output").unwrap_or(MAX_OUTPUT),
+        max_output: table.size_up_to("max_output", MAX_OUTPUT).unwrap_or(KEPT),
         later: table.time_or_zero("later").unwrap_or(LATER),
     };
     if spec.argv.is_empty() {

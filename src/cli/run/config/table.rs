@@ -266,13 +266,17 @@ impl<'n> Table<'n> {
     /// A number of bytes from 1.
     pub(crate) fn size(&mut self, key: &'static str) -> Option<usize> {
         let node = self.get(key)?;
-        self.measure(key, node, size, "a size such as \"64KiB\"")
+        self.measure(key, node, size, "a size such as \"16KiB\"")
     }
 
-    /// A number of bytes from 0.
-    pub(crate) fn size_or_zero(&mut self, key: &'static str) -> Option<usize> {
+    /// A number of bytes from 0 to `most`.
+    pub(crate) fn size_up_to(&mut self, key: &'static str, most: usize) -> Option<usize> {
         let node = self.get(key)?;
-        self.measure(key, node, size_or_none, "a size such as \"64KiB\"")
+        let bytes = self.measure(key, node, size_or_none, "a size such as \"16KiB\"")?;
+        if bytes > most {
+            self.refuse(key, node, format!("is {bytes} B: it must be at most {most} B"));
+        }
+        Some(bytes.min(most))
     }
 
     fn measure<T>(

@@ -86,14 +86,21 @@ impl Format {
 
 /// The log, from its start to its end. Dropped, it writes what has been logged, unless nobody reads that.
 pub(crate) struct Log {
-    shared: Arc<Shared>,
+    form: Arc<Form>,
+    writer: Arc<Writer>,
     filter: reload::Handle<Targets, Registry>,
 }
 
-struct Shared {
+/// How a line looks now.
+struct Form {
     json: AtomicBool,
     look: Look,
-    writer: Writer,
+}
+
+impl Form {
+    fn bytes(&self, line: &Line) -> Vec<u8> {
+        if self.json.load(Ordering::Relaxed) { line.json() } else { line.human(self.look) }
+    }
 }
 
 impl Log {
@@ -107,18 +114,20 @@ impl Log {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let look = Look { short: terminal, colours: terminal && !dumb && !unwanted("NO_COLOR") };
         let json = AtomicBool::new(settings.format.is_json());
-        let shared = Arc::new(Shared { json, look, writer: Writer::start()? });
+        let form = Arc::new(Form { json, look });
+        let of_writer = form.clone();
+        let writer = Arc::new(Writer::start(move |lines| of_writer.bytes(&Line::about_dropped(lines)))?);
         let (filter, handle) = reload::Layer::new(settings.level.filter());
-        let lines = Lines(shared.clone());
+        let lines = Lines { form: form.clone(), writer: writer.clone() };
         tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines))
             .map_err(io::Error::other)?;
         std::panic::set_hook(Box::new(note_panic));
-        Ok(Self { shared, filter: handle })
+        Ok(Self { form, writer, filter: handle })
     }
 
     /// Goes on by other settings.
     pub(crate) fn change(&self, settings: LogSettings) {
-        self.shared.json.store(settings.format.is_json(), Ordering::Relaxed);
+        self.form.json.store(settings.format.is_json(), Ordering::Relaxed);
         // The subscriber lives as long as the process.
         let _ = self.filter.reload(settings.level.filter());
     }
@@ -126,7 +135,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.writer.end();
+        self.writer.end();
     }
 }
 
@@ -141,14 +150,9 @@ fn note_panic(info: &PanicHookInfo<'_>) {
 }
 
 /// Makes a line of each event.
-struct Lines(Arc<Shared>);
-
-impl Lines {
-    fn log(&self, line: &Line) {
-        let Shared { json, look, writer } = &*self.0;
-        let bytes = if json.load(Ordering::Relaxed) { line.json() } else { line.human(*look) };
-        writer.write(bytes);
-    }
+struct Lines {
+    form: Arc<Form>,
+    writer: Arc<Writer>,
 }
 
 impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Lines {
@@ -176,10 +180,7 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Lines {
                 fields.add_missing(of_span);
             }
         }
-        let dropped = self.0.writer.take_dropped();
-        if dropped > 0 {
-            self.log(&Line::about_dropped(dropped));
-        }
-        self.log(&Line::now(*event.metadata().level(), fields));
+        let line = Line::now(*event.metadata().level(), fields);
+        self.writer.write(self.form.bytes(&line));
     }
 }

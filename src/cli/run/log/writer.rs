@@ -1,6 +1,7 @@
 //! The thread that writes the log: [`Writer`].
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
@@ -23,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Lines on their way to standard error.
 pub(super) struct Writer {
     queue: SyncSender<Message>,
-    dropped: AtomicU64,
+    dropped: Arc<AtomicU64>,
 }
 
 enum Message {
@@ -33,11 +34,14 @@ enum Message {
 }
 
 impl Writer {
-    /// Starts the thread. It lives as long as the process.
-    pub(super) fn start() -> io::Result<Self> {
+    /// Starts the thread. It lives as long as the process. `about_dropped` makes the line that says how many were.
+    pub(super) fn start(about_dropped: impl Fn(u64) -> Vec<u8> + Send + 'static) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
-        thread::Builder::new().name("tidegate-log".to_owned()).spawn(move || run(&lines))?;
-        Ok(Self { queue, dropped: AtomicU64::new(0) })
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counted = dropped.clone();
+        let run = move || run(&lines, &counted, about_dropped);
+        thread::Builder::new().name("tidegate-log".to_owned()).spawn(run)?;
+        Ok(Self { queue, dropped })
     }
 
     /// Writes a line soon, or drops it when too many wait.
@@ -45,12 +49,6 @@ impl Writer {
         if self.queue.try_send(Message::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// How many lines were dropped since this was asked last.
-    pub(super) fn take_dropped(&self) -> u64 {
-        // Mostly there are none, and then nothing is written to what all threads share.
-        if self.dropped.load(Ordering::Relaxed) == 0 { 0 } else { self.dropped.swap(0, Ordering::Relaxed) }
     }
 
     /// Waits until all is written, but not for ever.
@@ -71,7 +69,7 @@ impl Writer {
     }
 }
 
-fn run(lines: &Receiver<Message>) {
+fn run(lines: &Receiver<Message>, dropped: &AtomicU64, about_dropped: impl Fn(u64) -> Vec<u8>) {
     let mut batch = Vec::new();
     while let Ok(message) = lines.recv() {
         let mut ends = Vec::new();
@@ -82,6 +80,11 @@ fn run(lines: &Receiver<Message>) {
                 end => ends.push(end),
             }
             next = if batch.len() < BATCH_BYTES { lines.try_recv().ok() } else { None };
+        }
+        // What was dropped came after all of these.
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            batch.extend_from_slice(&about_dropped(lost));
         }
         // Whoever was to read it has gone, or the disk is full: there is nobody left to tell.
         let _ = io::stderr().lock().write_all(&batch);
