@@ -15,6 +15,8 @@ mod args;
 pub(crate) mod config;
 pub(crate) mod exec;
 mod facts;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 #[cfg(feature = "http")]

@@ -13,11 +13,11 @@
 
 mod kinds;
 mod overlay;
-mod problem;
+pub(super) mod problem;
 mod settings;
 mod source;
 mod table;
-mod tree;
+pub(super) mod tree;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -88,15 +88,13 @@ impl Place {
             let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
             format!("is not UTF-8 in line {line}")
         })?;
-        Ok(Document { name: self.name.clone(), text, ..Document::default() })
+        Ok(Document::new(&self.name, text))
     }
 
     /// The file's text, and what it says under `overrides`.
     fn tree(&self, overrides: &Overrides, reading: &Reading<'_>) -> Result<(Document, Node), Refused> {
-        let whole = |what| {
-            let document = Document { name: self.name.clone(), ..Document::default() };
-            Refused::new(document, vec![Problem::new(&Origin::Whole, what)])
-        };
+        let whole =
+            |what| Refused::new(Document::new(&self.name, ""), vec![Problem::new(&Origin::Whole, what)]);
         let mut document = self.read().map_err(whole)?;
         match tree::parse(&mut document) {
             Ok(mut root) => {
@@ -134,7 +132,7 @@ pub(crate) fn load(place: &Place, overrides: &Overrides) -> Result<Config, Refus
 /// When the file can't be read, is no TOML, or names no source that makes sense.
 pub(crate) fn source_of(path: &Path) -> Result<Source, Refused> {
     let cant = |error: io::Error| {
-        let document = Document { name: path.display().to_string(), ..Document::default() };
+        let document = Document::new(path.display().to_string(), "");
         Refused::new(document, vec![Problem::new(&Origin::Whole, format!("can't be found: {error}"))])
     };
     let place = Place::new(path).map_err(cant)?;

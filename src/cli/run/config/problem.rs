@@ -52,7 +52,7 @@ enum Shown {
 
 impl Problem {
     /// `what` is wrong at `origin`, where a secret may stand.
-    pub(super) fn new(origin: &Origin, what: impl Into<String>) -> Self {
+    pub(crate) fn new(origin: &Origin, what: impl Into<String>) -> Self {
         Self { origin: origin.clone(), what: what.into(), shown: Shown::Keys }
     }
 
@@ -63,16 +63,16 @@ impl Problem {
     }
 
     /// The file is no TOML.
-    pub(super) fn syntax(place: Range<usize>, what: impl Into<String>) -> Self {
+    pub(crate) fn syntax(place: Range<usize>, what: impl Into<String>) -> Self {
         Self { origin: Origin::File(place), what: what.into(), shown: Shown::Shape }
     }
 }
 
 /// A file, as far as it is needed to show where something stands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Document {
     /// What it is called.
-    pub(super) name: String,
+    name: String,
     pub(super) text: String,
     /// Where its keys stand, in order.
     pub(super) keys: Vec<Range<usize>>,
@@ -88,7 +88,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    pub(super) fn new(document: Document, mut problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(document: Document, mut problems: Vec<Problem>) -> Self {
         let place = |problem: &Problem| match &problem.origin {
             Origin::Whole => (0, 0),
             Origin::Variable(_) | Origin::Flag(_) => (1, 0),
@@ -150,6 +150,10 @@ struct Excerpt {
 }
 
 impl Document {
+    pub(crate) fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), keys: Vec::new(), values: Vec::new() }
+    }
+
     fn excerpt(&self, place: &Range<usize>, shown: Shown) -> Excerpt {
         let text = &self.text;
         let start = truncate(text, place.start).len();
@@ -157,7 +161,7 @@ impl Document {
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[line_start..line_end].trim_end();
         let mut chars = match shown {
-            Shown::Shape => shape(line, line_start),
+            Shown::Shape => shape(line, line_start, is_in_string(&text[..line_start])),
             Shown::Keys => self.masked(line, line_start, None),
             Shown::Place => self.masked(line, line_start, Some(place)),
         };
@@ -206,10 +210,16 @@ impl Document {
     }
 }
 
-/// The characters of a line that is no TOML, with `*` for each that could be one of a value.
-fn shape(line: &str, line_start: usize) -> Vec<(usize, char)> {
+/// Whether a line may lie in a text of several lines that begins somewhere in what stands `before` it.
+fn is_in_string(before: &str) -> bool {
+    ["\"\"\"", "'''"].iter().any(|quotes| before.matches(quotes).count() % 2 == 1)
+}
+
+/// The characters of a line of a file that is no TOML, with `*` for each that could be one of a value.
+fn shape(line: &str, line_start: usize, in_string: bool) -> Vec<(usize, char)> {
     let key = |char: char| char.is_alphanumeric() || "_-. \t\"'".contains(char);
     let clear = match line.find('=').filter(|at| line[..*at].chars().all(key)) {
+        _ if in_string => 0,
         Some(first) => first,
         None if line.trim_start().starts_with('[') => line.len(),
         None => 0,
@@ -241,4 +251,76 @@ pub(super) fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
         let _ = write!(text, "{between}{word}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::run::config::tree::{Node, Value, parse};
+
+    /// What is shown when the value of the last key is refused; it may be seen if it is `harmless`.
+    fn shown(text: &str, harmless: bool) -> String {
+        let mut document = Document::new("x", text);
+        let problem = match parse(&mut document) {
+            Ok(root) => {
+                let problem = Problem::new(&last(&root).origin, "no");
+                if harmless { problem.harmless() } else { problem }
+            }
+            Err(problem) => problem,
+        };
+        Refused::new(document, vec![problem]).to_string().lines().skip(2).collect::<Vec<_>>().join("\n")
+    }
+
+    fn last(node: &Node) -> &Node {
+        match &node.value {
+            Value::Table(entries) => entries.last().map_or(node, |(_, node)| last(node)),
+            _ => node,
+        }
+    }
+
+    #[test]
+    fn of_a_line_only_its_keys_are_shown_and_the_value_it_is_about_if_that_is_harmless() {
+        let line = "a = { b = \"#x\", 'c' = 5 } # y";
+        assert_eq!(shown(line, false), "    1 | a = { b = …, 'c' = … }\n      |                    ^");
+        assert_eq!(shown(line, true), "    1 | a = { b = …, 'c' = 5 }\n      |                    ^");
+        let tabs = "\ta\t=\t\"ä\u{7f}é\"";
+        assert_eq!(shown(&tabs.replace('\u{7f}', "x"), true), "    1 |  a = \"äxé\"\n      |      ^^^^^");
+    }
+
+    #[test]
+    fn a_value_of_several_lines_is_shown_by_none_of_them() {
+        assert_eq!(shown("a = \"\"\"\nbc\nde\"\"\"\n", false), "    1 | a = …\n      |     ^");
+        assert_eq!(shown("a = [\n  1,\n  2\n]\n", false), "    1 | a = [\n      |     ^");
+    }
+
+    #[test]
+    fn of_a_long_line_the_part_around_the_place_is_shown() {
+        let text = format!("{} = 1", vec!["abcdefghi"; 40].join("."));
+        let shown = shown(&text, true);
+        let (line, marks) = shown.split_once('\n').expect("two lines");
+        assert!(line.starts_with("   …") || line.contains("| …"), "{shown}");
+        assert!(line.chars().count() < 120 && line.ends_with("= 1"), "{shown}");
+        assert_eq!(
+            line.chars().count(),
+            marks.chars().count(),
+            "the mark stands under the last character: {shown}"
+        );
+    }
+
+    #[test]
+    fn of_what_is_no_toml_the_shape_is_shown() {
+        for (text, expected) in [
+            ("[worker\n", "[worker"),
+            ("token = abc1\n", "token = ****"),
+            ("token = \"abc1\n", "token = \"****"),
+            ("abc1\n", "****"),
+            ("a = \"\"\"\nYWJj=\\q\n\"\"\"\n", "****=\\*"),
+        ] {
+            let shown = shown(text, false);
+            assert!(
+                shown.lines().next().is_some_and(|line| line.ends_with(&format!("| {expected}"))),
+                "{text}: {shown}"
+            );
+        }
+    }
 }

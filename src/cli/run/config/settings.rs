@@ -132,7 +132,7 @@ impl WorkerSettings {
             ("release", UnknownKind::Release),
         ];
         let read = Self {
-            name: table.text("name", "a name").map_or(base.name, str::to_owned),
+            name: name(&mut table).unwrap_or(base.name),
             max_concurrent_jobs: jobs(&mut table).unwrap_or(base.max_concurrent_jobs),
             prefetch: table.count("prefetch", 0, most).map_or(base.prefetch, |jobs| jobs as usize),
             shutdown_deadline: table.time_or_zero("shutdown_deadline").unwrap_or(base.shutdown_deadline),
@@ -148,6 +148,16 @@ impl WorkerSettings {
         table.end();
         read
     }
+}
+
+/// A name that a thread can have too.
+fn name(table: &mut Table<'_>) -> Option<String> {
+    let name = table.text("name", "a name")?;
+    if name.contains(char::is_control) {
+        let node = table.get("name")?;
+        table.refuse("name", node, "has a control character in it");
+    }
+    Some(name.to_owned())
 }
 
 /// As many as there may be open files for.
@@ -280,5 +290,45 @@ impl Settings {
             ..self.worker.clone()
         };
         Self { worker, log: new.log, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Memory;
+    use crate::registry::Registry;
+    use crate::worker::Worker;
+
+    #[test]
+    fn what_is_not_set_is_as_the_worker_has_it() {
+        let WorkerSettings {
+            name,
+            max_concurrent_jobs,
+            prefetch,
+            queues,
+            unknown_kind,
+            retry,
+            reconnect,
+            ..
+        } = WorkerSettings::default();
+        let rest = WorkerSettings::default();
+        let builder = format!("{:?}", Worker::builder(Memory::new().intake(), Registry::new()));
+        for expected in [
+            format!("name: {name:?}"),
+            format!("max_concurrent_jobs: {max_concurrent_jobs}"),
+            format!("prefetch: {prefetch}"),
+            format!("shutdown_deadline: {:?}", rest.shutdown_deadline),
+            format!("job_timeout: {:?}", rest.job_timeout),
+            format!("cancel_grace: {:?}", rest.cancel_grace),
+            format!("fetch_wait: {:?}", rest.fetch_wait),
+            format!("max_payload_bytes: {}", rest.max_payload),
+            format!("queues: {queues:?}"),
+            format!("unknown_kind: {unknown_kind:?}"),
+            format!("reconnect: {reconnect:?}"),
+            format!("retry: {:?}", retry.policy()),
+        ] {
+            assert!(builder.contains(&expected), "{expected}: {builder}");
+        }
     }
 }

@@ -13,8 +13,8 @@ use super::problem::{Document, Origin, Problem};
 /// A value, and where it comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    pub(super) origin: Origin,
-    pub(super) value: Value,
+    pub(crate) origin: Origin,
+    pub(crate) value: Value,
     /// What was written, if that may be text however it looks: in an environment variable.
     pub(super) raw: Option<Arc<str>>,
 }
@@ -35,7 +35,7 @@ pub(crate) enum Value {
 #[derive(Clone, Debug)]
 pub(crate) struct Key {
     pub(super) name: String,
-    pub(super) origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 impl Node {
@@ -66,13 +66,13 @@ impl Node {
     }
 
     /// What it holds, if it is a table.
-    pub(super) fn entries(&self) -> Option<&[(Key, Node)]> {
+    pub(crate) fn entries(&self) -> Option<&[(Key, Node)]> {
         if let Value::Table(entries) = &self.value { Some(entries) } else { None }
     }
 }
 
 /// Reads the text of `document`, and enters into it where keys and values stand.
-pub(super) fn parse(document: &mut Document) -> Result<Node, Problem> {
+pub(crate) fn parse(document: &mut Document) -> Result<Node, Problem> {
     let text = std::mem::take(&mut document.text);
     let parsed = match DeTable::parse(&text) {
         Ok(root) => {
