@@ -52,6 +52,21 @@ fn every_key_is_known_and_the_example_makes_sense() {
 }
 
 #[test]
+fn the_documentation_has_every_key_of_the_example() {
+    let documented = include_str!("../../docs/operations.md");
+    let mut table = String::new();
+    for line in include_str!("../../docs/tidegate.toml").lines() {
+        let line = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            table = if name.starts_with("kinds.") { String::new() } else { format!("{name}.") };
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let forms = [format!("`{table}{key}`"), format!("`.{key}`")];
+            assert!(forms.iter().any(|form| documented.contains(form)), "{table}{key}");
+        }
+    }
+}
+
+#[test]
 fn the_environment_comes_before_the_file_and_a_flag_before_both() {
     let place = Place::new();
     place.write(

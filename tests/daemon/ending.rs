@@ -145,3 +145,18 @@ fn hup_does_nothing_when_it_stops() {
     scene.go.tell();
     assert_eq!(daemon.end().code(), 0);
 }
+
+#[test]
+fn a_job_that_can_not_be_handed_back_in_time_is_told_of_by_the_exit_code() {
+    let scene = Scene::new();
+    let mut daemon = scene.start("shutdown_deadline = \"1s\"\n[sqlite]\nbusy_timeout = \"50ms\"", "");
+    let other = rusqlite::Connection::open(scene.place.path("jobs.sqlite")).expect("a file of our own");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes just now");
+    daemon.signal(Signal::TERM);
+    daemon.hear("stopping");
+    scene.go.tell();
+    let ran = daemon.end();
+    assert_eq!(ran.code(), 1, "{}", ran.stderr());
+    assert_eq!(line(&ran, "left behind at the shutdown deadline")["id"], scene.ids[0].as_str());
+    assert_eq!(line(&ran, "stopped")["held"], 1);
+}

@@ -223,6 +223,18 @@ fn a_mistake_in_a_kind_is_refused_with_its_place_and_what_to_write() {
     }
 }
 
+#[test]
+fn a_kind_that_this_build_can_not_run_is_refused_with_what_to_do() {
+    if cfg!(feature = "http") {
+        return;
+    }
+    let place = Place::new();
+    let expected = "2:8: kinds.a.http: this build has no http: build it with --features http\n";
+    let config = "[kinds.a]\nhttp = \"http://localhost/\"\nheaders = { A = \"b\" }\ntimeout = \"5s\"\n";
+    refuses(&place, config, expected);
+    assert!(!check(&place, config).stderr().contains("unknown key"));
+}
+
 fn refuses(place: &Place, config: &str, expected: &str) {
     let ran = check(place, config);
     assert_eq!((ran.code(), ran.stdout()), (78, String::new()), "{config}{}", ran.stderr());
