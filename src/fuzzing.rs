@@ -39,6 +39,12 @@ pub fn job_line(bytes: &[u8]) {
     crate::cli::enqueue::fuzz::line(bytes);
 }
 
+/// The text of a configuration of `tidegate run`, and what is shown of it when it is refused: never a panic, and
+/// never a value that may be a secret.
+pub fn config(bytes: &[u8]) {
+    crate::cli::run::fuzz::config(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +55,7 @@ mod tests {
             decode_job(&bytes);
             each_record(&bytes);
             job_line(&bytes);
+            config(&bytes);
         }
 
         #[test]
@@ -68,9 +75,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_of_a_configuration_shows_a_secret(text in "([a-b.=\"'#,0é\r\n\t{} \\[\\]\\\\]|\"\"\"|a = |\\[kinds\\.a\\]|\n){0,40}") {
+            config(text.as_bytes());
+        }
+    }
+
     #[test]
     fn nesting_without_end_is_answered() {
         decode_job("[".repeat(1 << 20).as_bytes());
         decode_job(r#"{"_nested":"#.repeat(1 << 16).as_bytes());
+        config(format!("a = {}", "[".repeat(1 << 16)).as_bytes());
+        config(format!("a = {}", "{a=".repeat(1 << 16)).as_bytes());
+        config(format!("{}a = 1", "a.".repeat(1 << 12)).as_bytes());
     }
 }

@@ -10,6 +10,7 @@ use super::complete::{self, CompletionsArgs};
 use super::each::Show;
 use super::enqueue::{self, EnqueueArgs};
 use super::jobs::{self, JobsArgs};
+use super::run::{self, RunArgs};
 use super::stats::{self, StatsArgs};
 use super::values::{size, size_or_none, time, time_or_none};
 
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Write what a shell needs to complete the command lines of this program
     #[command(after_long_help = complete::MORE)]
     Completions(CompletionsArgs),
+    /// Run the jobs of a queue as the configuration says, until it is told to stop
+    #[command(after_help = run::EXITS, after_long_help = format!("{}\n{}", run::MORE, run::EXITS))]
+    Run(Box<RunArgs>),
 }
 
 const EXITS: &str = "\

@@ -10,6 +10,7 @@ pub(crate) mod enqueue;
 mod excerpt;
 mod jobs;
 mod records;
+mod room;
 pub(crate) mod run;
 mod signals;
 mod stats;
@@ -46,6 +47,8 @@ pub(crate) enum Exit {
     Unavailable,
     /// Something that should not happen did.
     Internal,
+    /// The configuration makes no sense.
+    Config,
     /// Nobody reads standard output any more: as a shell reports a program that SIGPIPE ended.
     Pipe,
     /// Stopped by this signal before the end: as a shell reports a program that it ended.
@@ -64,6 +67,7 @@ impl Exit {
             // Those of sysexits.h, which systemd shows by their names.
             Self::Unavailable => 69,
             Self::Internal => 70,
+            Self::Config => 78,
             Self::Pipe => 128 + 13,
             Self::Signal(number) => 128 + number,
         }
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Jobs(args) }) => jobs::run(&args),
         Ok(Cli { command: Command::Stats(args) }) => stats::run(&args),
         Ok(Cli { command: Command::Completions(args) }) => complete::run(&args),
+        Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();

@@ -17,6 +17,17 @@ pub(crate) enum Asked {
     Resume,
     /// To say what is going on.
     Report,
+    /// To read the configuration again.
+    Reload,
+}
+
+/// What HUP asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnHup {
+    /// To stop: the terminal has gone, and what was started there ends with it.
+    Stop,
+    /// What it asks of a daemon.
+    Reload,
 }
 
 /// The signal that asked to stop.
@@ -34,10 +45,11 @@ impl Stop {
     }
 }
 
-const ALL: [(Number, Asked); 7] = [
+const HUP: Stop = Stop::new(Number::HUP, "HUP", false);
+
+const ALL: [(Number, Asked); 6] = [
     (Number::INT, Asked::Stop(Stop::new(Number::INT, "INT", false))),
     (Number::TERM, Asked::Stop(Stop::new(Number::TERM, "TERM", false))),
-    (Number::HUP, Asked::Stop(Stop::new(Number::HUP, "HUP", false))),
     (Number::QUIT, Asked::Stop(Stop::new(Number::QUIT, "QUIT", true))),
     (Number::TSTP, Asked::Quiet),
     (Number::CONT, Asked::Resume),
@@ -51,21 +63,30 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen.
+    /// Begins to listen. HUP asks for what `on_hup` says.
     ///
     /// A signal to stop that this process was started with ignoring stays ignored: that is how `nohup` and a
     /// shell's background jobs keep HUP and INT away.
     ///
     /// # Errors
     /// When the system refuses.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen(on_hup: OnHup) -> io::Result<Self> {
+        let hup = match on_hup {
+            OnHup::Stop => Asked::Stop(HUP),
+            OnHup::Reload => Asked::Reload,
+        };
         let ignored = ignored();
         let wanted = |(number, asked): &(Number, Asked)| {
             !(matches!(asked, Asked::Stop(_)) && ignored >> (number.as_raw() - 1) & 1 == 1)
         };
         let listen =
             |(number, asked): (Number, Asked)| Ok((signal(SignalKind::from_raw(number.as_raw()))?, asked));
-        let listening = ALL.into_iter().filter(wanted).map(listen).collect::<io::Result<_>>()?;
+        let listening = ALL
+            .into_iter()
+            .chain([(Number::HUP, hup)])
+            .filter(wanted)
+            .map(listen)
+            .collect::<io::Result<_>>()?;
         Ok(Self { listening })
     }
 

@@ -20,7 +20,7 @@ use crate::worker::config::{KnownKind, UnknownKind};
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
-use crate::worker::run::{Loop, settlement};
+use crate::worker::run::{Loop, log_failure, settlement};
 use crate::worker::slots::{Permit, Slots};
 use crate::worker::verdict::ON_REQUEST;
 
@@ -302,6 +302,9 @@ impl Loop {
             let permit = permits.pop().unwrap_or_else(|| self.fetcher.places.take_beyond());
             let kind = self.kinds.get(&delivery.job.kind).unwrap_or(&self.unknown).clone();
             let refusal = self.refusal(&delivery, &kind);
+            if let Some(refused) = refusal.as_ref().filter(|refused| refused.reason.is_some()) {
+                log_failure(&delivery, refused);
+            }
             let timeout = delivery.job.timeout.or(kind.timeout);
             let run = self.spare.take(delivery, timeout);
             let flight = Flight { run, kind, since: now, stage: Stage::Ready, _permit: permit };

@@ -432,7 +432,7 @@ fn is_failure(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Fail { .. } | Outcome::Reject(_))
 }
 
-fn log_failure(delivery: &Delivery, settled: &Settled) {
+pub(crate) fn log_failure(delivery: &Delivery, settled: &Settled) {
     let (job, attempt) = (&delivery.job, delivery.attempt);
     let reason = settled.reason.as_deref().unwrap_or_default();
     match settled.settlement {

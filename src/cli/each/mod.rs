@@ -28,8 +28,6 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use self::command::{Rules, Template};
 use self::db::Db;
 use self::ledger::Keep;
@@ -38,14 +36,7 @@ use super::args::EachArgs;
 use super::child::exec::{Launcher, find_program};
 use super::child::pipes::Keeping;
 use super::records::{Format, Input};
-use super::{Exit, refuse};
-
-/// The most descriptors that a job has open at once: two outputs, standard input, and the child itself; both
-/// ends of the three pipes while it starts.
-const DESCRIPTORS_A_JOB: u64 = 7;
-
-/// Descriptors that the program needs besides, with room to spare.
-const DESCRIPTORS: u64 = 64;
+use super::{Exit, refuse, room};
 
 /// Why nothing is run: how to end, and what to say.
 type Refusal = (Exit, String);
@@ -91,7 +82,8 @@ impl Plan {
         let jobs = args.max_concurrent_jobs.map_or_else(cpus, |jobs| jobs as usize);
         // A dry run opens no pipes.
         if !args.dry_run {
-            make_room_for(jobs as u64)?;
+            room::make_for(jobs as u64)
+                .map_err(|why| usage(format!("--max-concurrent-jobs {jobs} {why}")))?;
         }
         let separator = if args.null { 0 } else { b'\n' };
         let format = Format { separator, keep_empty: args.null, max_bytes: args.max_record };
@@ -112,23 +104,6 @@ impl Plan {
         let keep = if args.dry_run { None } else { open_keep(&args, &input, separator)? };
         Ok(Self { args, template, launcher, format, input, keep, db, jobs })
     }
-}
-
-/// Sees that there are descriptors enough. What is raised here the children inherit.
-fn make_room_for(jobs: u64) -> Result<(), Refusal> {
-    let needed = jobs * DESCRIPTORS_A_JOB + DESCRIPTORS;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|soft| soft >= needed) {
-        return Ok(());
-    }
-    let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).map_err(|_| {
-        let hard = limit.maximum.unwrap_or(u64::MAX);
-        let most = hard.saturating_sub(DESCRIPTORS) / DESCRIPTORS_A_JOB;
-        let what =
-            format!("--max-concurrent-jobs {jobs} needs {needed} open files, and this user may have {hard}");
-        (Exit::Usage, format!("{what}: at most {most} jobs fit"))
-    })
 }
 
 /// Opens the file for failed records, unless that would destroy the input.

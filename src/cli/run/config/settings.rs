@@ -1,0 +1,334 @@
+//! All settings but those of the kinds, as they are read and with what is meant when they are not set.
+
+use std::time::Duration;
+
+use super::problem::Problem;
+use super::source::Source;
+use super::table::Table;
+use super::tree::{Key, Node, Value};
+use crate::backend::sqlite::Durability;
+use crate::cli::room;
+use crate::cli::run::log::{Format, Level};
+use crate::error::Chain;
+use crate::job::Queue;
+use crate::limit::Queues;
+use crate::retry::RetryPolicy;
+use crate::worker::{MAX_CONCURRENT_JOBS, ReconnectPolicy, UnknownKind};
+
+/// What a configuration says of everything but the kinds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) source: Source,
+    pub(crate) sqlite: SqliteSettings,
+    pub(crate) worker: WorkerSettings,
+    pub(crate) log: LogSettings,
+}
+
+/// `[sqlite]`. What is not set is as [`SqliteBuilder`](crate::backend::sqlite::SqliteBuilder) has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SqliteSettings {
+    pub(crate) durability: Option<Durability>,
+    pub(crate) lease_ttl: Option<Duration>,
+    pub(crate) max_dead: Option<usize>,
+    pub(crate) crash_limit: Option<u32>,
+    pub(crate) busy_timeout: Option<Duration>,
+    pub(crate) watch_every: Option<Duration>,
+}
+
+/// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WorkerSettings {
+    pub(crate) name: String,
+    pub(crate) max_concurrent_jobs: usize,
+    pub(crate) prefetch: usize,
+    pub(crate) shutdown_deadline: Duration,
+    pub(crate) job_timeout: Option<Duration>,
+    pub(crate) cancel_grace: Duration,
+    pub(crate) fetch_wait: Duration,
+    pub(crate) max_payload: usize,
+    pub(crate) queues: Queues,
+    pub(crate) unknown_kind: UnknownKind,
+    pub(crate) retry: Retry,
+    pub(crate) reconnect: ReconnectPolicy,
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) level: Level,
+    pub(crate) format: Format,
+}
+
+/// A retry policy as it is written: what is not set is as in the table above, or as [`RetryPolicy`] has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Retry {
+    max_attempts: Option<u32>,
+    initial: Option<Duration>,
+    factor: Option<f64>,
+    cap: Option<Duration>,
+    jitter: Option<f64>,
+    max_age: Option<Option<Duration>>,
+}
+
+impl Settings {
+    /// Reads the outermost table but for its kinds.
+    pub(super) fn read(root: &mut Table<'_>) -> Self {
+        let source = Source::read(root);
+        let given = root.table("sqlite");
+        if let Some(table) = given.as_ref().filter(|_| !source.is_sqlite()) {
+            let what = "[sqlite] has no meaning when the source is no SQLite file: leave it out";
+            root.reading().note(Problem::new(table.origin(), what));
+        }
+        let sqlite = given.map(SqliteSettings::read).unwrap_or_default();
+        let worker = WorkerSettings::read(root.table("worker"));
+        let log = LogSettings::read(root.table("log"));
+        Self { source, sqlite, worker, log }
+    }
+}
+
+impl SqliteSettings {
+    fn read(mut table: Table<'_>) -> Self {
+        let durability = [("full", Durability::Full), ("normal", Durability::Normal)];
+        let read = Self {
+            durability: table.choice("durability", &durability),
+            lease_ttl: table.time("lease_ttl"),
+            max_dead: table.count("max_dead", 0, u32::MAX.into()).map(|jobs| jobs as usize),
+            crash_limit: table.count("crash_limit", 1, u32::MAX.into()).map(|attempts| attempts as u32),
+            busy_timeout: table.time_or_zero("busy_timeout"),
+            watch_every: table.time("watch_every"),
+        };
+        table.end();
+        read
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            max_concurrent_jobs: 20,
+            prefetch: 0,
+            shutdown_deadline: Duration::from_secs(25),
+            job_timeout: Some(Duration::from_secs(30 * 60)),
+            cancel_grace: Duration::from_secs(5),
+            fetch_wait: Duration::from_secs(10),
+            max_payload: 16 << 20,
+            queues: Queues::All,
+            unknown_kind: UnknownKind::Retry,
+            retry: Retry::default(),
+            reconnect: ReconnectPolicy::default(),
+        }
+    }
+}
+
+impl WorkerSettings {
+    fn read(table: Option<Table<'_>>) -> Self {
+        let base = Self::default();
+        let Some(mut table) = table else { return base };
+        let most = MAX_CONCURRENT_JOBS as u64;
+        let unknown = [
+            ("retry", UnknownKind::Retry),
+            ("reject", UnknownKind::Reject),
+            ("release", UnknownKind::Release),
+        ];
+        let read = Self {
+            name: name(&mut table).unwrap_or(base.name),
+            max_concurrent_jobs: jobs(&mut table).unwrap_or(base.max_concurrent_jobs),
+            prefetch: table.count("prefetch", 0, most).map_or(base.prefetch, |jobs| jobs as usize),
+            shutdown_deadline: table.time_or_zero("shutdown_deadline").unwrap_or(base.shutdown_deadline),
+            job_timeout: table.time_or_word("job_timeout").unwrap_or(base.job_timeout),
+            cancel_grace: table.time_or_zero("cancel_grace").unwrap_or(base.cancel_grace),
+            fetch_wait: table.time("fetch_wait").unwrap_or(base.fetch_wait),
+            max_payload: table.size("max_payload").unwrap_or(base.max_payload),
+            queues: queues(&mut table),
+            unknown_kind: table.choice("unknown_kind", &unknown).unwrap_or(base.unknown_kind),
+            retry: table.table("retry").map(|retry| Retry::read(retry, Retry::default())).unwrap_or_default(),
+            reconnect: table.table("reconnect").map(reconnect).unwrap_or(base.reconnect),
+        };
+        table.end();
+        read
+    }
+}
+
+/// A name that a thread can have too.
+fn name(table: &mut Table<'_>) -> Option<String> {
+    let name = table.text("name", "a name")?;
+    if name.contains(char::is_control) {
+        let node = table.get("name")?;
+        table.refuse("name", node, "has a control character in it");
+    }
+    Some(name.to_owned())
+}
+
+/// As many as there may be open files for.
+fn jobs(table: &mut Table<'_>) -> Option<usize> {
+    const KEY: &str = "max_concurrent_jobs";
+    let jobs = table.count(KEY, 1, MAX_CONCURRENT_JOBS as u64)?;
+    if let (Err(why), Some(node)) = (room::is_there_for(jobs), table.get(KEY)) {
+        table.refuse(KEY, node, format!("({jobs}) {why}"));
+    }
+    Some(jobs as usize)
+}
+
+/// A list of names, or a table of weights.
+fn queues(table: &mut Table<'_>) -> Queues {
+    let Some(node) = table.get("queues") else { return Queues::All };
+    let name = |node: &Node| node.text().filter(|name| !name.is_empty()).map(Queue::from);
+    let weight = |node: &Node| match node.value {
+        Value::Whole(weight) => u32::try_from(weight).ok().filter(|weight| *weight > 0),
+        _ => None,
+    };
+    let read = match &node.value {
+        Value::List(names) => {
+            let bad = names.iter().find(|node| name(node).is_none());
+            bad.map_or_else(|| Ok(Queues::Strict(names.iter().filter_map(name).collect())), Err)
+        }
+        Value::Table(weights) => {
+            let bad = weights.iter().map(|(_, node)| node).find(|node| weight(node).is_none());
+            let pair = |(key, node): &(Key, Node)| Some((Queue::from(key.name.as_str()), weight(node)?));
+            bad.map_or_else(|| Ok(Queues::Weighted(weights.iter().filter_map(pair).collect())), Err)
+        }
+        _ => Err(node),
+    };
+    match read
+        .map_err(|node| (node, "must be a list of names, or a table of names with weights from 1".to_owned()))
+    {
+        Ok(queues) => match queues.validate() {
+            Ok(()) => return queues,
+            Err(error) => table.refuse("queues", node, format!("makes no sense: {error}")),
+        },
+        Err((bad, why)) => table.refuse("queues", bad, why),
+    }
+    Queues::All
+}
+
+fn reconnect(mut table: Table<'_>) -> ReconnectPolicy {
+    let mut policy = ReconnectPolicy::default();
+    policy.initial = table.time("initial").unwrap_or(policy.initial);
+    policy.factor = table.number("factor", 1.0, 100.0).unwrap_or(policy.factor);
+    policy.cap = table.time("cap").unwrap_or(policy.cap);
+    policy.jitter = table.number("jitter", 0.0, 1.0).unwrap_or(policy.jitter);
+    policy.call_timeout = table.time("call_timeout").unwrap_or(policy.call_timeout);
+    if policy.initial > policy.cap {
+        let what =
+            format!("worker.reconnect: initial ({:?}) is longer than cap ({:?})", policy.initial, policy.cap);
+        table.reading().note(Problem::new(table.origin(), what));
+    }
+    table.end();
+    policy
+}
+
+impl LogSettings {
+    fn read(table: Option<Table<'_>>) -> Self {
+        let (mut level, mut format) = (Level::Info, Format::Auto);
+        if let Some(mut table) = table {
+            level = table.choice("level", Level::WORDS).unwrap_or(level);
+            format = table.choice("format", Format::WORDS).unwrap_or(format);
+            table.end();
+        }
+        Self { level, format }
+    }
+}
+
+impl Retry {
+    /// Reads a table over `base`.
+    pub(super) fn read(mut table: Table<'_>, base: Self) -> Self {
+        let attempts = table.count("max_attempts", 1, u32::MAX.into()).map(|attempts| attempts as u32);
+        let read = Self {
+            max_attempts: attempts.or(base.max_attempts),
+            initial: table.time_or_zero("initial").or(base.initial),
+            factor: table.number("factor", 1.0, 100.0).or(base.factor),
+            cap: table.time_or_zero("cap").or(base.cap),
+            jitter: table.number("jitter", 0.0, 1.0).or(base.jitter),
+            max_age: table.time_or_word("max_age").or(base.max_age),
+        };
+        if let Err(error) = read.policy().validate() {
+            let what = format!("{}: {}", table.name("").trim_end_matches('.'), Chain(&error));
+            table.reading().note(Problem::new(table.origin(), what));
+        }
+        table.end();
+        read
+    }
+
+    pub(crate) fn policy(&self) -> RetryPolicy {
+        let mut policy = RetryPolicy::default();
+        policy = self.max_attempts.map_or(policy.clone(), |attempts| policy.max_attempts(attempts));
+        policy = self.initial.map_or(policy.clone(), |wait| policy.initial(wait));
+        policy = self.factor.map_or(policy.clone(), |factor| policy.factor(factor));
+        policy = self.cap.map_or(policy.clone(), |wait| policy.cap(wait));
+        policy = self.jitter.map_or(policy.clone(), |part| policy.jitter(part));
+        self.max_age.flatten().map_or(policy.clone(), |age| policy.max_age(age))
+    }
+}
+
+impl Settings {
+    /// What `new` says otherwise and a running daemon can't take over: the names of these settings.
+    pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let (old, new_worker) = (&self.worker, &new.worker);
+        let changed = [
+            ("source", self.source != new.source),
+            ("sqlite", self.sqlite != new.sqlite),
+            ("worker.name", old.name != new_worker.name),
+            ("worker.prefetch", old.prefetch != new_worker.prefetch),
+            ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),
+            ("worker.cancel_grace", old.cancel_grace != new_worker.cancel_grace),
+            ("worker.fetch_wait", old.fetch_wait != new_worker.fetch_wait),
+            ("worker.max_payload", old.max_payload != new_worker.max_payload),
+            ("worker.unknown_kind", old.unknown_kind != new_worker.unknown_kind),
+            ("worker.reconnect", old.reconnect != new_worker.reconnect),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
+
+    /// What holds after a reload: what can't be taken over stays as it is.
+    pub(crate) fn taken_over(&self, new: &Self) -> Self {
+        let worker = WorkerSettings {
+            max_concurrent_jobs: new.worker.max_concurrent_jobs,
+            job_timeout: new.worker.job_timeout,
+            queues: new.worker.queues.clone(),
+            retry: new.worker.retry,
+            ..self.worker.clone()
+        };
+        Self { worker, log: new.log, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Memory;
+    use crate::registry::Registry;
+    use crate::worker::Worker;
+
+    #[test]
+    fn what_is_not_set_is_as_the_worker_has_it() {
+        let WorkerSettings {
+            name,
+            max_concurrent_jobs,
+            prefetch,
+            queues,
+            unknown_kind,
+            retry,
+            reconnect,
+            ..
+        } = WorkerSettings::default();
+        let rest = WorkerSettings::default();
+        let builder = format!("{:?}", Worker::builder(Memory::new().intake(), Registry::new()));
+        for expected in [
+            format!("name: {name:?}"),
+            format!("max_concurrent_jobs: {max_concurrent_jobs}"),
+            format!("prefetch: {prefetch}"),
+            format!("shutdown_deadline: {:?}", rest.shutdown_deadline),
+            format!("job_timeout: {:?}", rest.job_timeout),
+            format!("cancel_grace: {:?}", rest.cancel_grace),
+            format!("fetch_wait: {:?}", rest.fetch_wait),
+            format!("max_payload_bytes: {}", rest.max_payload),
+            format!("queues: {queues:?}"),
+            format!("unknown_kind: {unknown_kind:?}"),
+            format!("reconnect: {reconnect:?}"),
+            format!("retry: {:?}", retry.policy()),
+        ] {
+            assert!(builder.contains(&expected), "{expected}: {builder}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the daemon says.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use tidegate::{JobState, NewJob};
+
+use crate::scene::{Daemon, Jobs, command, line, lines, run};
+use crate::support::Place;
+
+#[test]
+fn a_failed_job_has_one_line_with_all_that_is_known_of_it() {
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let config = "source = \"sqlite:jobs.sqlite\"\n[worker.retry]\nmax_attempts = 2\ninitial = \"0s\"\n\
+                  [kinds.work]\nexec = [\"sh\", \"-c\", \"exit 3\"]\n";
+    let daemon = Daemon::start(&place, config);
+    let id = jobs.put(NewJob::new("work", ""));
+    jobs.until(&id, JobState::Dead);
+    let ran = daemon.stop();
+    let retried = line(&ran, "job failed, will be retried");
+    let failed = line(&ran, "job failed for good");
+    for (line, level, attempt) in [(&retried, "warn", 1), (&failed, "error", 2)] {
+        assert_eq!((line["level"].as_str(), line["kind"].as_str()), (Some(level), Some("work")), "{line}");
+        assert_eq!(
+            (line["id"].as_str(), line["attempt"].as_u64()),
+            (Some(id.as_str()), Some(attempt)),
+            "{line}"
+        );
+        assert!(
+            line["reason"].as_str().is_some_and(|reason| reason.contains("exited with status 3")),
+            "{line}"
+        );
+        let time = line["time"].as_str().unwrap_or_default();
+        assert!(time.len() == 27 && time.ends_with('Z') && &time[10..11] == "T", "{line}");
+    }
+}
+
+#[test]
+fn it_says_at_the_start_what_runs_and_at_the_end_what_was_done() {
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let config =
+        "source = \"sqlite:jobs.sqlite\"\n[kinds.b]\nexec = [\"true\"]\n[kinds.a]\nexec = [\"true\"]\n";
+    let daemon = Daemon::start_with(&place, config, |command| {
+        command.args(["-j", "3"]);
+    });
+    let id = jobs.put(NewJob::new("a", ""));
+    jobs.until(&id, JobState::Done);
+    let ran = daemon.stop();
+    let said = lines(&ran);
+    let started = &said[0];
+    assert_eq!(started["message"], "started");
+    assert_eq!((&started["kinds"], &started["max_concurrent_jobs"]), (&"a, b".into(), &3.into()));
+    assert_eq!(started["source"], format!("sqlite:{}", place.path("jobs.sqlite").display()));
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"));
+    assert!(started["pid"].is_u64());
+    let asked = line(&ran, "asked to stop");
+    assert_eq!(asked["signal"], "TERM");
+    let stopped = said.last().expect("there are several");
+    assert_eq!((&stopped["message"], &stopped["done"]), (&"stopped".into(), &1.into()));
+}
+
+#[test]
+fn usr1_lists_what_is_in_hand() {
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let (ready, go) = (place.fifo("ready"), place.fifo("go"));
+    let config = "source = \"sqlite:jobs.sqlite\"\n[kinds.work]\nexec = [\"sh\", \"-c\", \"echo > ready; read x < go\"]\n";
+    let mut daemon = Daemon::start(&place, config);
+    let id = jobs.put(NewJob::new("work", "").queue("mail"));
+    ready.hear();
+    daemon.signal(Signal::USR1);
+    let listed = daemon.hear("in hand");
+    assert_eq!((&listed["id"], &listed["kind"]), (&id.as_str().into(), &"work".into()));
+    assert_eq!((&listed["queue"], &listed["phase"]), (&"mail".into(), &"Running".into()));
+    let figures = daemon.hear("figures");
+    assert_eq!(
+        (&figures["in_hand"], &figures["running"], &figures["done"]),
+        (&1.into(), &1.into(), &0.into())
+    );
+    go.tell();
+    assert_eq!(daemon.stop().code(), 0);
+}
+
+#[test]
+fn no_secret_is_ever_logged() {
+    const SECRET: &str = "hunter2";
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    place.write("token", SECRET);
+    let work = "exec = [\"sh\", \"-c\", \"test $A$B$C = hunter2hunter2$D && test $TIDEGATE_ATTEMPT = 2\"]\n\
+                env = { A = \"hunter2\", B = { env = \"TOKEN\" }, C = { file = \"token\" }, D = \"hunter2\" }\n";
+    let config = format!(
+        "source = \"sqlite:jobs.sqlite\"\n[worker.retry]\ninitial = \"0s\"\n[log]\nlevel = \"trace\"\n[kinds.work]\n{work}"
+    );
+    let mut daemon = Daemon::start_with(&place, &config, |command| {
+        command.env("TOKEN", SECRET);
+    });
+    let id = jobs.put(NewJob::new("work", SECRET));
+    jobs.until(&id, JobState::Done);
+    daemon.reload(&format!("{config}garce = \"1s\"\n"));
+    daemon.hear("configuration refused");
+    daemon.reload(&config);
+    daemon.hear("configuration reloaded");
+    daemon.signal(Signal::USR1);
+    daemon.hear("figures");
+    let ran = daemon.stop();
+    assert!(ran.stderr().contains("job failed, will be retried"), "{}", ran.stderr());
+    assert!(!ran.stderr().contains(SECRET), "{}", ran.stderr());
+    let mut check = command(&place, &["--check"]);
+    check.env("TOKEN", SECRET);
+    let ran = run(&place, check);
+    assert_eq!(ran.code(), 0);
+    assert!(!ran.stdout().contains(SECRET), "{}", ran.stdout());
+}
+
+#[test]
+fn a_log_that_nobody_can_read_stops_nothing() {
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    place.write("tidegate.toml", "source = \"sqlite:jobs.sqlite\"\n[kinds.work]\nexec = [\"true\"]\n");
+    let mut command = command(&place, &[]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program is built");
+    drop(child.stderr.take());
+    let id = jobs.put(NewJob::new("work", ""));
+    jobs.until(&id, JobState::Done);
+    let process = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a process");
+    rustix::process::kill_process(process, Signal::TERM).expect("it is ours");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    place.assert_nobody_is_left();
+}
+
+#[test]
+fn a_log_that_nobody_reads_for_a_while_stops_nothing_and_says_what_it_has_dropped() {
+    const JOBS: usize = 4000;
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let config = "source = \"sqlite:jobs.sqlite\"\n[sqlite]\ndurability = \"normal\"\n\
+                  [worker]\nmax_concurrent_jobs = 200\nunknown_kind = \"reject\"\n[kinds.work]\nexec = [\"true\"]\n";
+    // Each of them is a line in the log, and the pipe to it holds some hundreds.
+    let many = jobs.put_many((0..JOBS).map(|_| NewJob::new("unknown", "")).collect());
+    let mut daemon = Daemon::start(&place, config);
+    for id in &many {
+        jobs.until(id, JobState::Dead);
+    }
+    let id = jobs.put(NewJob::new("work", ""));
+    jobs.until(&id, JobState::Done);
+    // From here on it is read.
+    daemon.hear("lines of the log were dropped");
+    let ran = daemon.stop();
+    let said = lines(&ran);
+    let dropped: u64 = said.iter().filter_map(|line| line["lines"].as_u64()).sum();
+    let failed = said.iter().filter(|line| line["message"] == "job failed for good").count() as u64;
+    assert!(dropped > 0 && dropped + failed == JOBS as u64, "{dropped} + {failed}");
+}
+
+#[test]
+fn the_log_is_for_a_person_if_that_is_asked_for() {
+    let place = Place::new();
+    let config = "[kinds.work]\nexec = [\"true\"]\n";
+    place.write("tidegate.toml", config);
+    let mut command = command(&place, &["--log-format", "human", "--source", "sqlite:jobs.sqlite"]);
+    command.env("TERM", "xterm");
+    let mut running = place.start_command(command);
+    let said = running.hear(" INFO  started ");
+    assert!(said.contains(" kinds=work max_concurrent_jobs=20 pid=") && !said.contains('\x1b'), "{said}");
+    running.signal(Signal::TERM);
+    let said = running.end(&place).stderr();
+    assert!(said.lines().last().is_some_and(|last| last.contains(" INFO  stopped ")), "{said}");
+}
