@@ -1,15 +1,16 @@
-//! How a command finds its queue: `--source`, the environment, or a file in the current folder.
+//! How a command finds its queue: `--source`, the configuration of a daemon, or a file in the current folder.
 //!
 //! A URL may carry credentials, so none is ever repeated; the path of a file is.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
 use super::excerpt::escaped;
+use super::run::config::source_of;
 use super::{Exit, refuse};
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
@@ -18,21 +19,42 @@ use crate::error::{Chain, Error};
 /// The endings by which a path without a scheme is taken for a file of ours.
 const ENDINGS: [&str; 3] = [".sqlite", ".sqlite3", ".db"];
 
+/// The queue when nothing else is said.
+const DEFAULT: &str = "sqlite:tidegate.sqlite";
+
 /// Which queue.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
     /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db
+    /// [default: that of --config, or else sqlite:tidegate.sqlite]
     #[arg(
         short,
         long,
         value_name = "URL",
         env = "TIDEGATE_SOURCE",
         hide_env_values = true,
-        default_value = "sqlite:tidegate.sqlite",
         global = true,
         help_heading = "Queue"
     )]
-    pub(crate) source: String,
+    pub(crate) source: Option<String>,
+
+    /// Take the queue that this configuration of `tidegate run` names
+    #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG", global = true, help_heading = "Queue")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// The URL that is meant. Never part of a message.
+    fn url(&self) -> Result<String, Exit> {
+        match (&self.source, &self.config) {
+            (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why)),
+            (None, Some(config)) => match source_of(config) {
+                Ok(source) => url(source.url()).map_err(|why| refuse(Exit::Config, why)),
+                Err(refused) => Err(refuse(Exit::Config, refused)),
+            },
+            (None, None) => Ok(DEFAULT.to_owned()),
+        }
+    }
 }
 
 /// What to do when the queue is not there.
@@ -56,7 +78,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens the queue. When that can't be done, says why, and returns how to end.
     pub(super) fn open(args: &SourceArgs, missing: Missing) -> Result<Self, Exit> {
-        let url = url(&args.source).map_err(|why| refuse(Exit::Usage, why))?;
+        let url = args.url()?;
         let file = backend::sqlite_path(&url).map(Path::new);
         let is_missing =
             |file: &Path| file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -66,7 +88,7 @@ impl Store {
             return Err(refuse(
                 Exit::Unavailable,
                 format!(
-                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
+                    "there is no queue {file}: name another one with --source, TIDEGATE_SOURCE or --config (`tidegate \
                      enqueue` makes one)"
                 ),
             ));

@@ -80,3 +80,20 @@ async fn watching_outlives_a_file_that_is_locked_for_too_long() {
     child.kill().expect("it is ours");
     child.wait().expect("it ends");
 }
+
+#[test]
+fn the_queue_may_be_that_of_a_daemons_configuration() {
+    let place = Place::new();
+    place.write("daemon.toml", "source = \"sqlite:other.sqlite\"\n[kinds.a]\nexec = [\"no such program\"]\n");
+    let created = place.good(["enqueue", "--config", "daemon.toml", "kind"]);
+    assert_eq!(created.stdout(), "1\n");
+    assert!(place.path("other.sqlite").exists() && !place.path("tidegate.sqlite").exists());
+    let ready = |args: &[&str]| place.good(args).json()[0]["ready"].as_u64();
+    assert_eq!(ready(&["stats", "--json", "--config", "daemon.toml"]), Some(1));
+    // What is said outright counts.
+    place.good(["enqueue", "-c", "daemon.toml", "-s", "third.sqlite", "kind"]);
+    assert_eq!(ready(&["stats", "--json", "-c", "daemon.toml"]), Some(1));
+    place.write("bad.toml", "source = 7\n");
+    let refused = place.run(["jobs", "-c", "bad.toml"]);
+    assert!(refused.code() == 78 && refused.stderr().contains("bad.toml:1:10"), "{}", refused.stderr());
+}
