@@ -242,7 +242,7 @@ fn rows(connection: &Connection) -> Vec<Vec<Value>> {
                 .map(|at| {
                     Ok(match row.get::<_, Value>(at)? {
                         Value::Integer(time) if is_time(at, time) => {
-                            Value::Integer(((time - now) as f64 / 20e9).round() as i64)
+                            Value::Text(format!("{} steps from now", ((time - now) as f64 / 20e9).round()))
                         }
                         value => value,
                     })
@@ -560,7 +560,8 @@ async fn a_handler_completes_its_job_by_its_tag() {
         }
         shutdown.stop();
     };
-    tokio::join!(worker.run(shutdown.clone()), stop);
+    let both = async { tokio::join!(worker.run(shutdown.clone()), stop) };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("all of them end");
     assert_eq!(counts(&jobs).await, [0, 0, 0, 20]);
     assert_eq!((runs.load(Ordering::Relaxed), effects(&theirs(&folder))), (20, 20));
 }

@@ -67,6 +67,22 @@ async fn a_job_that_is_done_is_kept_for_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_that_is_done_has_its_whole_history_and_no_error_any_more() {
+    let folder = Folder::new();
+    let jobs = keeping(&folder).open().expect("a new file");
+    let id = jobs.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued").remove(0).id().clone();
+    let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+    let retry = Settled::new(taken.tag, Settlement::Retry { after: Duration::ZERO }).because("no luck");
+    assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+    run_all(&jobs).await;
+    let kept = jobs.find(&id).await.expect("asked").expect("kept");
+    assert_eq!((kept.state, kept.attempts, kept.last_error), (JobState::Done, 2, None));
+    let past = jobs.history(&id).await.expect("asked");
+    let past: Vec<_> = past.iter().map(|past| (past.attempt, past.end, past.error.as_deref())).collect();
+    assert_eq!(past, [(1, AttemptEnd::Retried, Some("no luck")), (2, AttemptEnd::Done, None)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_is_done_is_final() {
     let folder = Folder::new();
     let jobs = keeping(&folder).open().expect("a new file");
@@ -132,7 +148,7 @@ async fn no_more_are_kept_than_there_is_room_for() {
 /// Many whose time is over are deleted in parts, so that none keeps others out for long; a waiting worker sees to it.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_whose_time_is_over_is_deleted_in_parts() {
-    const JOBS: usize = 2_500;
+    const JOBS: usize = 6_500;
     let folder = Folder::new();
     let jobs = keeping(&folder).open().expect("a new file");
     jobs.enqueue((0..JOBS).map(|_| NewJob::new("kind", "")).collect()).await.expect("enqueued");

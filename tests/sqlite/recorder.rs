@@ -170,7 +170,7 @@ impl Chance {
 struct File {
     base: ffi::sqlite3_file,
     /// Its name, if what happens to it is to be written down.
-    name: Option<Box<String>>,
+    name: Option<String>,
 }
 
 /// The VFS that SQLite uses by itself.
@@ -223,7 +223,7 @@ unsafe extern "C" fn open(
     // SAFETY: SQLite hands over as much memory as `szOsFile` says, which has room for our part and the system's.
     unsafe {
         let records = !(*vfs).pAppData.is_null() && !name.is_null();
-        let name_of = records.then(|| Box::new(text(name)));
+        let name_of = records.then(|| text(name));
         let ours = File { base: ffi::sqlite3_file { pMethods: std::ptr::null() }, name: name_of };
         file.cast::<File>().write(ours);
         let code = ((*systems()).xOpen.expect("every VFS has it"))(systems(), name, real(file), flags, out);
@@ -262,7 +262,7 @@ unsafe fn real(file: *mut ffi::sqlite3_file) -> *mut ffi::sqlite3_file {
 /// `file` is open.
 unsafe fn name(file: *mut ffi::sqlite3_file) -> Option<String> {
     // SAFETY: the caller's promise; `open` has written it, and nobody else does before it is closed.
-    unsafe { (*file.cast::<File>()).name.as_deref().cloned() }
+    unsafe { (*file.cast::<File>()).name.clone() }
 }
 
 /// Methods that pass on what they are given.

@@ -17,7 +17,7 @@
 //! # What is kept of a job
 //!
 //! Of each attempt that has ended a row is kept, at most 25 a job, for as long as the job is
-//! ([`Inspect::history`](crate::Inspect::history)). A job that is done is deleted at once, or kept for
+//! ([`Inspect::history`]). A job that is done is deleted at once, or kept for
 //! [`keep_done`](SqliteBuilder::keep_done).
 //!
 //! # Within a transaction of yours
