@@ -331,7 +331,9 @@ async fn a_server_that_is_not_there_or_never_speaks_tls_is_a_failure_to_connect(
     .await;
     let url = format!("https://{}/", server.address);
     let connect_timeout = Duration::from_millis(100);
+    let before = Instant::now();
     let (_, reason, _) = post(HttpSpec { connect_timeout, ca_file, ..spec(url) }).await;
+    assert!(before.elapsed() < LIMIT / 2, "the time for connecting is a limit of its own");
     let end = "securing the connection to 127.0.0.1 (TLS): the time for connecting is over";
     assert!(reason.ends_with(end), "{reason}");
 }
