@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::inspect::Progress;
-use crate::job::Job;
+use crate::job::{Job, Tag};
 use crate::outcome::Outcome;
 use crate::scope::Scope;
 use crate::source::{Delivery, MAX_OUTPUT_BYTES, truncate};
@@ -50,6 +50,11 @@ impl Context {
     /// Which attempt this is, from 1.
     pub fn attempt(&self) -> u32 {
         self.run.delivery.attempt
+    }
+
+    /// The handle by which the source knows this attempt: for handlers that speak to the source's store themselves.
+    pub fn tag(&self) -> Tag {
+        self.run.delivery.tag
     }
 
     /// When the attempt will be cancelled; `None` if it has no timeout.

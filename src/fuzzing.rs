@@ -40,6 +40,11 @@ pub fn config(bytes: &[u8]) {
     crate::cli::run::fuzz::config(bytes);
 }
 
+/// The bytes of a line of `tidegate enqueue --json-lines`: a job that a queue takes, or an error that says something.
+pub fn job_line(bytes: &[u8]) {
+    crate::cli::enqueue::fuzz::line(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +55,18 @@ mod tests {
             decode_job(&bytes);
             each_record(&bytes);
             config(&bytes);
+            job_line(&bytes);
+        }
+
+        #[test]
+        fn any_line_of_fields_is_a_job_or_answered(
+            fields in proptest::collection::vec((
+                "kind|payload|payload_base64|queue|priority|in|at|max_attempts|timeout|unique|unique_for|unique_while|replace|x",
+                "null|true|-?[0-9]{1,6}|[0-9]\\.[0-9]e[0-9]|\"[a-z0-9= :\u{1b}]{0,9}\"|\"queued\"|\"AAA=\"|\"5m\"|\\[1\\]|\\{\\}",
+            ), 0..5),
+        ) {
+            let fields = fields.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+            job_line(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")).as_bytes());
         }
 
         #[test]

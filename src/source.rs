@@ -45,6 +45,30 @@ pub trait Source: Send + Sync + 'static {
     /// On any error the worker keeps the whole batch and tries it again, so applying one twice must be
     /// harmless (the second time is at most reported as stale).
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error>;
+
+    /// Whether [`exchange`](Self::exchange) costs one exchange with wherever the jobs are, rather than two. Then the
+    /// worker calls it in place of `settle` whenever it has room for more. Default: no.
+    fn fuses(&self) -> bool {
+        false
+    }
+
+    /// Settles, and takes at most `wanted.max` of what is there without waiting for more (`wanted.wait` means nothing
+    /// here). What is taken takes the places that `settled` frees, so both happen or neither.
+    ///
+    /// The default settles and takes nothing.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle): the batch is tried again.
+    ///
+    /// # Cancel safety
+    /// As [`fetch`](Self::fetch).
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        _wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        Ok((self.settle(settled).await?, Vec::new()))
+    }
 }
 
 /// How to get a live session. Reconnection needs a maker, not a connection.

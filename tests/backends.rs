@@ -18,6 +18,8 @@ mod fixture;
 #[cfg(feature = "sqlite")]
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "backends/history.rs"]
+mod history;
 #[path = "backends/inspect.rs"]
 mod inspect;
 #[path = "backends/lease.rs"]
@@ -97,6 +99,8 @@ macro_rules! suite {
                     a_tag_that_was_never_handed_out_is_stale,
                     the_same_tag_twice_in_a_batch_counts_once,
                     an_empty_batch_is_nothing,
+                    an_exchange_settles_and_takes_what_is_there_without_waiting,
+                    an_exchange_with_a_source_that_does_not_fuse_settles,
                 }
                 lease {
                     a_lease_says_since_when_and_for_how_long,
@@ -136,6 +140,9 @@ macro_rules! suite {
                     counts_follow_a_job_through_its_states,
                     a_job_is_found_as_it_stands,
                     a_list_begins_with_what_has_been_there_longest,
+                    a_list_shows_only_what_is_asked_for,
+                    a_job_says_until_when_it_stays_where_it_is,
+                    a_cancellation_is_seen_until_the_job_has_ended,
                     a_cancelled_waiting_job_is_dead,
                     a_running_job_is_told_of_its_cancellation,
                     a_cancelled_job_that_was_done_all_the_same_is_done,
@@ -147,6 +154,14 @@ macro_rules! suite {
                     a_dead_job_whose_key_was_taken_stays_dead,
                     a_job_that_does_not_run_can_be_deleted,
                     what_is_not_there_can_not_be_changed,
+                }
+                history {
+                    each_attempt_that_ended_is_in_the_history,
+                    the_history_goes_with_the_job,
+                    a_job_that_begins_anew_keeps_its_history,
+                    the_oldest_attempts_make_room,
+                    what_is_too_long_for_the_history_is_cut,
+                    a_cancelled_attempt_ends_rejected,
                 }
                 bytes {
                     any_bytes_come_back_as_they_were,
@@ -160,6 +175,7 @@ macro_rules! suite {
                     what_makes_no_sense_is_refused_and_nothing_is_added,
                     options_that_are_missing_are_refused_by_name,
                     verbs_that_are_missing_are_refused_by_name,
+                    a_history_that_is_missing_is_refused_by_name,
                 }
             }
         }

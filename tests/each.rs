@@ -8,6 +8,8 @@
 #[path = "each/support.rs"]
 mod support;
 
+#[path = "each/durable.rs"]
+mod durable;
 #[path = "each/ending.rs"]
 mod ending;
 #[path = "each/flow.rs"]

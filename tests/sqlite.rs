@@ -2,6 +2,10 @@
 
 #![cfg(feature = "sqlite")]
 
+#[path = "sqlite/doors.rs"]
+mod doors;
+#[path = "sqlite/faults.rs"]
+mod faults;
 #[path = "sqlite/file.rs"]
 mod file;
 #[path = "sqlite/flat.rs"]
@@ -10,5 +14,13 @@ mod flat;
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "sqlite/kept.rs"]
+mod kept;
+#[path = "sqlite/migrate.rs"]
+mod migrate;
+#[path = "sqlite/power.rs"]
+mod power;
+#[path = "sqlite/recorder.rs"]
+mod recorder;
 #[path = "sqlite/shared.rs"]
 mod shared;

@@ -10,6 +10,7 @@ mod worker {
     mod context;
     mod ending;
     mod full;
+    mod fused;
     mod handle;
     mod kinds;
     mod layers;

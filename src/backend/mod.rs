@@ -172,16 +172,29 @@ pub fn open(url: &str) -> Result<Backend, Error> {
         }
         #[cfg(feature = "sqlite")]
         sqlite::SCHEME => {
-            let path = rest.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(rest);
-            if path.is_empty() || path.starts_with("//") {
-                return Err(Error::invalid(
-                    "a path must follow `sqlite:` in a backend's URL: sqlite:jobs.sqlite",
-                ));
-            }
+            let path = path_in(rest).ok_or_else(|| {
+                Error::invalid(
+                    "the path of a file must follow `sqlite:` in a backend's URL: sqlite:jobs.sqlite",
+                )
+            })?;
             Ok(sqlite::Sqlite::open(path)?.backend())
         }
         _ => Err(Error::invalid(format!("{scheme:?} is no backend that this build knows; {}", known()))),
     }
+}
+
+/// The file that `url` names, if it is one of the backend `sqlite`.
+#[cfg(feature = "cli")]
+pub(crate) fn sqlite_path(url: &str) -> Option<&str> {
+    url.split_once(':').filter(|(scheme, _)| *scheme == sqlite::SCHEME).and_then(|(_, rest)| path_in(rest))
+}
+
+/// What follows `sqlite:` is a path; of `sqlite:///PATH` the first two slashes are none of it. (What SQLite takes for
+/// a database in memory is none either: it would be another one for each connection.)
+#[cfg(feature = "sqlite")]
+fn path_in(rest: &str) -> Option<&str> {
+    let path = rest.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(rest);
+    (!path.is_empty() && !path.starts_with("//") && path != ":memory:").then_some(path)
 }
 
 fn known() -> String {

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::complete::{self, CompletionsArgs};
 use super::each::Show;
+use super::enqueue::{self, EnqueueArgs};
+use super::jobs::{self, JobsArgs};
 use super::run::{self, RunArgs};
+use super::stats::{self, StatsArgs};
 use super::values::{size, size_or_none, time, time_or_none};
 
 /// Runs jobs: never more at once than you said, every slot full, nothing left behind.
@@ -27,6 +31,19 @@ pub(crate) enum Command {
     /// Run the jobs of a queue as the configuration says, until it is told to stop
     #[command(after_help = run::EXITS, after_long_help = format!("{}\n{}", run::MORE, run::EXITS))]
     Run(Box<RunArgs>),
+
+    /// Put a job into a queue, or many from JSON lines
+    #[command(after_help = enqueue::EXITS, after_long_help = format!("{}\n{}", enqueue::MORE, enqueue::EXITS))]
+    Enqueue(Box<EnqueueArgs>),
+    /// List, show, retry, cancel and delete the jobs of a queue
+    #[command(after_help = jobs::EXITS, after_long_help = format!("{}\n{}", jobs::MORE, jobs::EXITS))]
+    Jobs(JobsArgs),
+    /// Say how many jobs of a queue are in each state
+    #[command(after_help = stats::EXITS, after_long_help = format!("{}\n{}", stats::MORE, stats::EXITS))]
+    Stats(StatsArgs),
+    /// Write what a shell needs to complete the command lines of this program
+    #[command(after_long_help = complete::MORE)]
+    Completions(CompletionsArgs),
 }
 
 const EXITS: &str = "\
@@ -36,7 +53,7 @@ Exit status:
     2  the command line makes no sense
     3  the input can't be read (what was read before has been run)
     4  the command can't be started: not found, or not executable
-    5  an output can't be written
+    5  an output, or the file of --db, can't be written
    70  something that should not happen did
   129, 130, 131, 143  stopped by HUP, INT, QUIT or TERM before the end
   141  standard output was closed before the end";
@@ -65,6 +82,8 @@ Examples:
   JSON lines in, JSON lines out:
       tidegate each --json-lines --json -- ./resize --width {.width} {.file} \\
           < jobs.jsonl > results.jsonl
+  A long list that survives a crash: the same command again goes on with it:
+      tidegate each --db uploads.db -i files.txt -j 4 -- ./upload
   A shell script, in which $1 is the record and can't be mistaken for script:
       tidegate each --shell -- 'wc -l < \"$1\" > \"$1.count\"' < files.txt
   See what would be run:
@@ -93,8 +112,14 @@ Signals:
                   a second TSTP does the same
   USR1            say on standard error what is running
 A signal to stop that was to be ignored (nohup, a shell's background jobs) is.
-Nothing can be done about KILL: the records in hand are forgotten, and the
-commands go on.
+Nothing can be done about KILL: the records in hand are forgotten unless
+there is a --db, and the commands go on.
+
+With --db the records are taken into FILE as fast as they come, and run from
+there, first come first served. Started again on FILE, however it ended, it
+runs what is not done; of the input, which must be the same, or empty, it
+takes in what is new. What was in hand when it was killed is run again. What a
+record has to say is written out before it is noted as done.
 
 With --json each record that is done or has failed becomes one line on
 standard output:
@@ -129,6 +154,15 @@ pub(crate) struct EachArgs {
     /// longer than --max-record: their bytes are gone)
     #[arg(long, value_name = "FILE", help_heading = "Records")]
     pub(crate) failed_to: Option<PathBuf>,
+
+    /// Keep the records in FILE, a database that is made if it is not there, until they are done. A run that was
+    /// ended in any way goes on when the same command is given again: no record that is done is run again
+    #[arg(long, value_name = "FILE", help_heading = "Records")]
+    pub(crate) db: Option<PathBuf>,
+
+    /// With --db: try the records again that have failed for good
+    #[arg(long, requires = "db", help_heading = "Records")]
+    pub(crate) retry_failed: bool,
 
     /// What stands for the record in COMMAND
     #[arg(short = 'I', long, value_name = "TEXT", default_value = "{}", help_heading = "The command")]
@@ -236,10 +270,18 @@ mod tests {
 
     #[test]
     fn the_long_help_is_shown_as_it_was_written() {
-        let help =
-            Cli::command().find_subcommand_mut("each").expect("there is one").render_long_help().to_string();
-        for line in MORE.lines().chain(EXITS.lines()) {
-            assert!(line.len() <= 78 && help.lines().any(|shown| shown == line), "{line}");
+        for (name, texts) in [
+            ("each", [MORE, EXITS]),
+            ("enqueue", [enqueue::MORE, enqueue::EXITS]),
+            ("jobs", [jobs::MORE, jobs::EXITS]),
+            ("stats", [stats::MORE, stats::EXITS]),
+            ("completions", [complete::MORE, ""]),
+        ] {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(name).expect("there is one").render_long_help().to_string();
+            for line in texts.iter().flat_map(|text| text.lines()) {
+                assert!(line.len() <= 78 && help.lines().any(|shown| shown == line), "{name}: {line}");
+            }
         }
     }
 }

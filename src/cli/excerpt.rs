@@ -35,13 +35,31 @@ pub(crate) fn tail(bytes: &[u8], chars: usize) -> String {
 /// One text for each character and for each byte that is none.
 fn parts(bytes: &[u8]) -> impl Iterator<Item = String> {
     bytes.utf8_chunks().flat_map(|chunk| {
-        let valid = chunk.valid().chars().map(|char| match char.is_control() {
+        let valid = chunk.valid().chars().map(|char| match is_unruly(char) {
             true => char.escape_default().collect(),
             false => String::from(char),
         });
         let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
         valid.chain(invalid).collect::<Vec<String>>()
     })
+}
+
+/// `text` on one line, with what is not for the eye escaped: whoever wrote it does not drive the terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_unruly(char) { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// Whether a character does more than stand in its line: it controls the terminal, ends the line, turns the direction
+/// of what stands around it, or can't be seen. Those that join letters (U+200C, U+200D) belong to some scripts.
+pub(crate) fn is_unruly(char: char) -> bool {
+    char.is_control()
+        || matches!(char,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -77,5 +95,13 @@ mod tests {
             }
         }
         assert_eq!(tail(&[0x80; 1000], 3), r"…\x80\x80\x80");
+    }
+
+    #[test]
+    fn text_does_not_drive_a_terminal() {
+        assert_eq!(escaped("plain ünï 漢字 👍"), "plain ünï 漢字 👍");
+        assert_eq!(escaped("a\x1b[2J\x07\r\n\t\x7f\u{9b}1m"), r"a\u{1b}[2J\u{7}\r\n\t\u{7f}\u{9b}1m");
+        assert_eq!(escaped("\u{202e}evil\u{2066}\u{200b}\u{feff}"), r"\u{202e}evil\u{2066}\u{200b}\u{feff}");
+        assert_eq!(head("\u{202e}x\x1b[0m".as_bytes(), CHARS), r"\u{202e}x\u{1b}[0m");
     }
 }

@@ -4,11 +4,21 @@
 
 mod args;
 pub(crate) mod child;
+mod complete;
 pub(crate) mod each;
+pub(crate) mod enqueue;
 mod excerpt;
+mod jobs;
+mod records;
 mod room;
 pub(crate) mod run;
 mod signals;
+mod stats;
+mod stdout;
+mod store;
+mod table;
+mod text;
+mod times;
 mod values;
 
 use std::io::Write as _;
@@ -69,6 +79,10 @@ pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(Cli { command: Command::Each(args) }) => each::run(*args),
         Ok(Cli { command: Command::Run(args) }) => run::run(&args),
+        Ok(Cli { command: Command::Enqueue(args) }) => enqueue::run(&args),
+        Ok(Cli { command: Command::Jobs(args) }) => jobs::run(&args),
+        Ok(Cli { command: Command::Stats(args) }) => stats::run(&args),
+        Ok(Cli { command: Command::Completions(args) }) => complete::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();

@@ -56,14 +56,23 @@ pub(crate) struct Fetcher {
     /// How many permits the settlements that are under way will free, and until when that is waited for.
     soon: Option<(usize, Instant)>,
     draws: u64,
+    /// The source settles and fetches in one exchange, as the last settlement has shown.
+    pub(crate) fuses: bool,
 }
 
 /// A fetch under way, and what it needs.
 pub(crate) struct Call {
-    request: FetchRequest,
+    pub(crate) request: FetchRequest,
     permits: Vec<Permit>,
     stop: CancellationToken,
     since: Instant,
+}
+
+impl Call {
+    /// How many free places it has taken. With as many as the settlements free that go with it, it may bring more.
+    pub(crate) fn places(&self) -> usize {
+        self.permits.len()
+    }
 }
 
 impl Fetcher {
@@ -77,6 +86,7 @@ impl Fetcher {
             not_before: None,
             soon: None,
             draws: seed,
+            fuses: false,
         }
     }
 
@@ -157,22 +167,41 @@ pub(crate) async fn fetch(
 }
 
 impl Loop {
+    /// Whether there is reason for a fetch.
+    fn wants_more(&self) -> bool {
+        self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet()
+    }
+
     /// Whether there is room and reason for a fetch at `now`.
     pub(crate) fn may_fetch(&self, now: Instant) -> bool {
-        let wanted = self.phase == Phase::Running && self.cause.is_none() && !self.control.is_quiet();
-        wanted && self.fetcher.is_ready(now)
+        self.wants_more() && self.fetcher.is_ready(now)
     }
 
     /// The next fetch, if there is room and reason for one. Takes its permits.
     pub(crate) fn next_fetch(&mut self, now: Instant) -> Option<Call> {
-        if !self.may_fetch(now) {
-            return None;
+        if self.may_fetch(now) { self.new_fetch(0, now) } else { None }
+    }
+
+    /// What is to be fetched together with the settlement of so many deliveries, if the source can do that, and there
+    /// is reason for it.
+    pub(crate) fn fused_fetch(&mut self, settled: usize, now: Instant) -> Option<Call> {
+        let fetcher = &self.fetcher;
+        let may = fetcher.fuses && self.wants_more() && fetcher.not_before.is_none_or(|at| at <= now);
+        // With fewer places than deliveries, what is freed must stay free.
+        if may && fetcher.places.free() + fetcher.places.taken() <= fetcher.places.limit() {
+            self.new_fetch(settled, now)
+        } else {
+            None
         }
+    }
+
+    /// A fetch for all that is free, and for so many places that will be.
+    fn new_fetch(&mut self, more: usize, now: Instant) -> Option<Call> {
         self.take_changes();
         let fetcher = &mut self.fetcher;
         let mut permits = std::mem::take(&mut fetcher.permits);
         permits.extend(std::iter::from_fn(|| fetcher.places.take()));
-        let Some(max) = NonZeroUsize::new(permits.len()) else {
+        let Some(max) = NonZeroUsize::new(permits.len() + more) else {
             fetcher.permits = permits;
             return None;
         };
@@ -187,6 +216,26 @@ impl Loop {
             fetcher.stop = CancellationToken::new();
         }
         Some(Call { request, permits, stop: fetcher.stop.clone(), since: now })
+    }
+
+    /// A fetch that went with settlements was answered: what these have freed is taken again.
+    pub(crate) fn fetched_too(&mut self, mut call: Call, deliveries: Vec<Delivery>) {
+        let places = &self.fetcher.places;
+        while call.permits.len() < deliveries.len()
+            && let Some(permit) = places.take()
+        {
+            call.permits.push(permit);
+        }
+        call.since = call.since.checked_sub(AT_ONCE).unwrap_or(call.since); // it was not to wait
+        self.fetched(call, Ok(deliveries));
+    }
+
+    /// A fetch that went with settlements was not answered, or not made.
+    pub(crate) fn not_fetched(&mut self, call: Call) {
+        let Call { request, mut permits, .. } = call;
+        permits.clear();
+        self.fetcher.spare = Some(request);
+        self.fetcher.permits = permits;
     }
 
     /// A fetch was answered: its deliveries are taken in, each with a permit; the other permits are freed.

@@ -132,7 +132,7 @@ impl Loop {
             self.reap(now);
             self.obey(now);
             self.sweep(now);
-            if settling.is_none() && self.next_batch(&mut batch, now) {
+            if settling.is_none() && self.next_batch(&mut batch, fetching.is_some(), now) {
                 settling.set(Some(settle(&source, &leases, std::mem::take(&mut batch))));
             }
             let settled = poll_fn(|cx| Poll::Ready(poll_maybe(&mut settling, cx))).await;

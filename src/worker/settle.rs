@@ -5,13 +5,16 @@
 //! since every settlement holds its delivery's permit. After an error that is not transient the same ones
 //! go one by one, so that one bad settlement does not hold up its neighbours.
 
+use std::num::NonZeroUsize;
+
 use tokio::time::Instant;
 
 use crate::error::{Chain, Error};
 use crate::lease::Trust;
 use crate::lease::later;
 use crate::retry::{backoff, less_jitter, unit_random};
-use crate::source::{Settled, Settlement, Source, Stale};
+use crate::source::{Delivery, Settled, Settlement, Source, Stale};
+use crate::worker::fetch::Call;
 use crate::worker::flight::{Flight, Stage};
 use crate::worker::leases::Leases;
 use crate::worker::reconnect::{ReconnectPolicy, Reconnecting};
@@ -38,6 +41,11 @@ pub(crate) struct Batch {
     /// Those that were taken out since their lease is lost.
     lost: Vec<usize>,
     trust: Vec<Trust>,
+    /// What is to be fetched in the same exchange, and what came of it.
+    pub(crate) call: Option<Call>,
+    fetched: Vec<Delivery>,
+    /// The source can do both in one exchange.
+    fuses: bool,
     /// No session can be had any more, for a reason that waiting does not mend.
     pub(crate) no_session: bool,
 }
@@ -145,7 +153,20 @@ pub(crate) async fn settle<T: Clone>(
     if batch.settled.is_empty() {
         return (batch, Ok(Stale::default()));
     }
-    let answer = source.within(source.call_timeout(), session.live.settle(&batch.settled)).await;
+    batch.fuses = session.live.fuses();
+    let answer = match batch.call.as_mut().filter(|_| batch.fuses) {
+        None => source.within(source.call_timeout(), session.live.settle(&batch.settled)).await,
+        Some(call) => {
+            let places = call.places() + batch.settled.len();
+            call.request.max = NonZeroUsize::new(places).unwrap_or(NonZeroUsize::MIN);
+            let exchange = session.live.exchange(&batch.settled, &call.request);
+            let answer = source.within(source.call_timeout(), exchange).await;
+            answer.map(|(stale, fetched)| {
+                batch.fetched = fetched;
+                stale
+            })
+        }
+    };
     match &answer {
         Ok(_) => source.succeeded(&session),
         Err(error) => source.failed(&session, error).await,
@@ -155,7 +176,7 @@ pub(crate) async fn settle<T: Clone>(
 
 impl Loop {
     /// Fills the next batch, if one may go.
-    pub(crate) fn next_batch(&mut self, batch: &mut Batch, now: Instant) -> bool {
+    pub(crate) fn next_batch(&mut self, batch: &mut Batch, fetching: bool, now: Instant) -> bool {
         if !self.unsettled.next(now, &mut batch.places) {
             return false;
         }
@@ -167,13 +188,22 @@ impl Loop {
             }
             _ => false,
         });
-        self.fetcher.expect(batch.places.len(), now);
-        !batch.places.is_empty()
+        if batch.places.is_empty() {
+            return false;
+        }
+        if !fetching {
+            batch.call = self.fused_fetch(batch.places.len(), now);
+        }
+        if batch.call.is_none() {
+            self.fetcher.expect(batch.places.len(), now);
+        }
+        true
     }
 
     /// A batch was answered. Returns it for its vectors.
     pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
         self.fetcher.expect_nothing();
+        self.fetcher.fuses |= batch.fuses;
         for place in std::mem::take(&mut batch.lost) {
             self.give_up(place);
         }
@@ -190,8 +220,12 @@ impl Loop {
                         self.spare.put_back(flight.run);
                     }
                 }
+                if let Some(call) = batch.call.take() {
+                    self.fetched_too(call, std::mem::take(&mut batch.fetched));
+                }
             }
             Err(error) => {
+                batch.call.take().into_iter().for_each(|call| self.not_fetched(call));
                 self.stats.settle_failures += 1;
                 self.telemetry.settle_failures.increment(1);
                 self.unsettled.failed(&batch, &error, &self.limits.reconnect, self.limits.seed, now);

@@ -18,6 +18,7 @@ const FEATURE_GATES: &[&str] = &[
     "src/service/mod.rs",
     "src/cli/mod.rs",
     "src/cli/each/mod.rs",
+    "src/cli/enqueue/mod.rs",
     "src/cli/run/mod.rs",
 ];
 

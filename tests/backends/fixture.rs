@@ -27,11 +27,23 @@ pub(crate) struct Features {
     pub(crate) quotas: bool,
     /// Jobs of one queue come in order, and one that was handed back keeps its place.
     pub(crate) order: bool,
+    /// Attempts that have ended can be looked at.
+    pub(crate) history: bool,
+    /// Settles and takes in one exchange. A source that can't does one after the other.
+    pub(crate) exchange: bool,
 }
 
 impl Features {
-    pub(crate) const ALL: Self =
-        Self { leases: true, delayed: true, priorities: true, unique: true, quotas: true, order: true };
+    pub(crate) const ALL: Self = Self {
+        leases: true,
+        delayed: true,
+        priorities: true,
+        unique: true,
+        quotas: true,
+        order: true,
+        history: true,
+        exchange: true,
+    };
 }
 
 /// One fresh store.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::{JobId, JobState, Renewal, Settlement, Unique};
+use tidegate::{JobId, JobQuery, JobState, NewJob, Renewal, Settlement, StoredJob, Unique};
 use tokio::time::Instant;
 
 use crate::fixture::{Fixture, job, needs, secs, waiting};
@@ -93,6 +93,80 @@ pub(crate) async fn a_list_begins_with_what_has_been_there_longest(f: Fixture) {
     assert_eq!(ids(JobState::Dead, 9).await, [ready[2].clone(), ready[0].clone()]);
     let dead = f.list(JobState::Dead, 9).await;
     assert!(dead[0].since <= dead[1].since);
+}
+
+pub(crate) async fn a_list_shows_only_what_is_asked_for(f: Fixture) {
+    needs!(f, verb inspect);
+    let mut ids = Vec::new();
+    for (kind, queue) in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("b", "y"), ("a", "x")] {
+        ids.push(f.push(NewJob::new(kind, "").queue(queue)).await);
+    }
+    let all = || JobQuery::new(JobState::Ready, 9);
+    let cases: [(JobQuery, &[usize]); 9] = [
+        (all(), &[0, 1, 2, 3, 4, 5]),
+        (all().kind("a"), &[0, 2, 3, 5]),
+        (all().queue("y"), &[2, 4]),
+        (all().kind("a").queue("x"), &[0, 3, 5]),
+        (all().kind("a").queue("x").skip(1), &[3, 5]),
+        (all().skip(4), &[4, 5]),
+        (all().skip(usize::MAX), &[]),
+        (all().kind("a' OR 1 --"), &[]),
+        (JobQuery::new(JobState::Ready, 2).kind("a").skip(1), &[2, 3]),
+    ];
+    for (wanted, expected) in cases {
+        let listed = f.inspect().list(&wanted).await.expect("listed");
+        let listed: Vec<_> = listed.iter().map(|job| &job.job.id).collect();
+        assert_eq!(listed, expected.iter().map(|at| &ids[*at]).collect::<Vec<_>>(), "{wanted:?}");
+    }
+    // Those with a worker are in another list, by the same rules.
+    f.take(3).await;
+    let leased = f.inspect().list(&JobQuery::new(JobState::Leased, 9).kind("a")).await.expect("listed");
+    assert_eq!(leased.len(), 2);
+}
+
+pub(crate) async fn a_job_says_until_when_it_stays_where_it_is(f: Fixture) {
+    needs!(f, verb inspect);
+    needs!(f, delayed);
+    needs!(f, leases);
+    let id = f.push(job("a").delay(secs(5))).await;
+    let due_in = async || {
+        let stored = f.find(&id).await.expect("there");
+        let listed = f.list(stored.state, 9).await.remove(0);
+        let wait =
+            |stored: &StoredJob| stored.due.map(|due| due.duration_since(stored.since).expect("later"));
+        // A store may count its time by another clock than that by which it tells it.
+        let (found, listed) = (wait(&stored), wait(&listed));
+        assert!(found.unwrap_or_default().abs_diff(listed.unwrap_or_default()) <= f.slack);
+        found
+    };
+    let is_about = |due: Option<Duration>, wait: Duration| {
+        assert!(due.expect("a time").abs_diff(wait) <= f.slack, "{due:?} instead of {wait:?}");
+    };
+    is_about(due_in().await, secs(5));
+    f.pass(secs(5) + f.slack).await;
+    assert_eq!(due_in().await, None, "it is ready");
+    let delivery = f.one().await;
+    is_about(due_in().await, f.ttl);
+    f.pass(secs(7)).await;
+    f.renew(&[delivery.tag]).await;
+    is_about(due_in().await, f.ttl + secs(7));
+    f.reject(&delivery).await;
+    assert_eq!(due_in().await, None, "it is dead");
+    f.finish().await;
+}
+
+pub(crate) async fn a_cancellation_is_seen_until_the_job_has_ended(f: Fixture) {
+    needs!(f, verb inspect);
+    needs!(f, verb manage);
+    let ids = f.push_all(&["a", "b"]).await;
+    let held = f.take(2).await;
+    assert!(cancel(&f, &ids[0]).await);
+    let asked = f.list(JobState::Leased, 9).await.iter().map(|job| job.cancel_requested).collect::<Vec<_>>();
+    assert_eq!(asked, [true, false]);
+    f.reject(&held[0]).await;
+    assert!(!f.find(&ids[0]).await.expect("there").cancel_requested, "it is no longer with a worker");
+    f.ack(&held[1]).await;
+    f.finish().await;
 }
 
 pub(crate) async fn a_cancelled_waiting_job_is_dead(f: Fixture) {

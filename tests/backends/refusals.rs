@@ -1,6 +1,6 @@
 //! What a backend can't do, and what makes no sense, is refused in words.
 
-use tidegate::{Error, ErrorKind, NewJob, Unique};
+use tidegate::{Error, ErrorKind, JobQuery, JobState, NewJob, Unique};
 
 use crate::fixture::{Fixture, job, secs};
 
@@ -53,4 +53,18 @@ pub(crate) async fn verbs_that_are_missing_are_refused_by_name(f: Fixture) {
         assert_refused(backend.manage(), ErrorKind::Unsupported, backend.name);
     }
     assert_eq!(f.has.leases, f.renewer.is_some(), "who has leases has a renewer, and who has none has not");
+}
+
+/// Nor is any finished job kept by who was not told to.
+pub(crate) async fn a_history_that_is_missing_is_refused_by_name(f: Fixture) {
+    let id = f.push(job("a")).await;
+    f.ack(&f.one().await).await;
+    if let Some(inspect) = &f.backend.inspect {
+        assert!(inspect.list(&JobQuery::new(JobState::Done, 9)).await.expect("asked").is_empty());
+        assert_eq!(inspect.counts().await.expect("counted").kept, 0);
+        if !f.has.history {
+            assert_refused(inspect.history(&id).await, ErrorKind::Unsupported, "attempts");
+        }
+    }
+    f.finish().await;
 }

@@ -13,7 +13,8 @@ const PAUSED_SLACK: Duration = Duration::from_millis(5);
 pub(crate) async fn memory() -> Fixture {
     let ttl = secs(30);
     let memory = Memory::builder().lease_ttl(ttl).crash_limit(3).build().expect("good settings");
-    Fixture::of(memory.backend(), Features::ALL, ttl, PAUSED_SLACK).await
+    let has = Features { history: false, ..Features::ALL };
+    Fixture::of(memory.backend(), has, ttl, PAUSED_SLACK).await
 }
 
 pub(crate) async fn crippled() -> Fixture {
@@ -24,6 +25,8 @@ pub(crate) async fn crippled() -> Fixture {
         unique: false,
         quotas: false,
         order: true,
+        history: false,
+        exchange: false,
     };
     Fixture::of(cripple(&Memory::new()), has, secs(30), PAUSED_SLACK).await
 }

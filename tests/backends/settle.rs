@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate::{JobState, Settled, Settlement, Tag};
 use tokio::time::Instant;
 
-use crate::fixture::{Fixture, job, needs, secs, waiting};
+use crate::fixture::{Fixture, job, needs, secs, texts, waiting};
 
 pub(crate) async fn an_acked_job_is_gone(f: Fixture) {
     f.push(job("a")).await;
@@ -166,5 +166,42 @@ pub(crate) async fn an_empty_batch_is_nothing(f: Fixture) {
     if let Some(renewer) = &f.renewer {
         assert!(renewer.renew(&[]).await.expect("nothing to renew").is_empty());
     }
+    f.finish().await;
+}
+
+pub(crate) async fn an_exchange_settles_and_takes_what_is_there_without_waiting(f: Fixture) {
+    needs!(f, exchange);
+    assert!(f.source.fuses());
+    f.push_all(&["a", "b", "c"]).await;
+    let held = f.take(2).await;
+    let start = Instant::now();
+    let acked: Vec<Settled> = held.iter().map(|held| Settled::new(held.tag, Settlement::Ack)).collect();
+    let (stale, taken) = f.source.exchange(&acked, &waiting(2)).await.expect("exchanged");
+    assert_eq!((stale.0, texts(&taken)), (vec![], vec!["c".to_owned()]));
+    let back = [Settled::new(taken[0].tag, Settlement::Release { after: Duration::ZERO }), acked[0].clone()];
+    let (stale, taken) = f.source.exchange(&back, &waiting(2)).await.expect("exchanged");
+    assert_eq!(
+        (stale.0, texts(&taken)),
+        (vec![acked[0].tag], vec!["c".to_owned()]),
+        "what is freed is taken"
+    );
+    let last = [Settled::new(taken[0].tag, Settlement::Ack)];
+    let (stale, taken) = f.source.exchange(&last, &waiting(2)).await.expect("exchanged");
+    assert!(stale.0.is_empty() && taken.is_empty());
+    f.assert_passed(start, Duration::ZERO);
+    f.finish().await;
+}
+
+pub(crate) async fn an_exchange_with_a_source_that_does_not_fuse_settles(f: Fixture) {
+    if f.source.fuses() {
+        assert!(f.has.exchange);
+        return;
+    }
+    f.push_all(&["a", "b"]).await;
+    let held = f.take(1).await;
+    let acked = [Settled::new(held[0].tag, Settlement::Ack)];
+    let (stale, taken) = f.source.exchange(&acked, &waiting(2)).await.expect("settled");
+    assert!(stale.0.is_empty() && taken.is_empty());
+    f.ack(&f.one().await).await;
     f.finish().await;
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
     Enqueue, Enqueued, ErrorKind, FetchRequest, Inspect, JobQuery, JobState, NewJob, Settled, Settlement,
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::folder::Folder;
 
-fn at_once(max: usize) -> FetchRequest {
+pub(crate) fn at_once(max: usize) -> FetchRequest {
     FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), Duration::ZERO)
 }
 
@@ -85,20 +86,23 @@ async fn a_file_that_can_not_be_used_is_refused_by_name() {
         "no database at all, but a text of more than a hundred bytes. ".repeat(9),
     )
     .expect("written");
-    let bytes = {
-        drop(Sqlite::open(folder.file("ours.sqlite")).expect("a new file"));
-        std::fs::read(folder.file("ours.sqlite")).expect("read")
-    };
-    // The numbers of a database's header: https://sqlite.org/fileformat2.html, section 1.3.
-    let mut newer = bytes.clone();
-    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
-    std::fs::write(folder.file("newer.sqlite"), newer).expect("written");
-    let mut others = bytes;
-    others[68..72].copy_from_slice(&7_u32.to_be_bytes());
-    std::fs::write(folder.file("others.sqlite"), others).expect("written");
+    drop(Sqlite::open(folder.file("newer.sqlite")).expect("a new file"));
+    for (name, sql) in [
+        ("newer.sqlite", "UPDATE tidegate_meta SET version = 99"),
+        ("others.sqlite", "CREATE TABLE jobs (theirs)"),
+        // What the first versions looked for.
+        (
+            "newer, first form",
+            "CREATE TABLE jobs (x); PRAGMA application_id = 1414087751; PRAGMA user_version = 99",
+        ),
+    ] {
+        let connection = Connection::open(folder.file(name)).expect("a file");
+        connection.execute_batch(sql).expect(name);
+    }
     let cases = [
         ("text.sqlite", ErrorKind::Decode, "no SQLite database"),
         ("newer.sqlite", ErrorKind::Unsupported, "made by a newer Tidegate"),
+        ("newer, first form", ErrorKind::Unsupported, "made by a newer Tidegate"),
         ("others.sqlite", ErrorKind::InvalidInput, "some other program"),
         ("no-folder/jobs.sqlite", ErrorKind::Denied, "the folder must be there"),
         (".", ErrorKind::Denied, "the folder must be there"),
@@ -162,4 +166,31 @@ async fn the_oldest_dead_letters_make_room() {
     let dead = jobs.list(&JobQuery::new(JobState::Dead, 9)).await.expect("listed");
     let kept: Vec<_> = dead.iter().map(|dead| dead.job.payload.clone()).collect();
     assert_eq!(kept, ["2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn jobs_can_be_kept_in_a_database_of_another_program() {
+    let folder = Folder::new();
+    let file = folder.file("theirs.sqlite");
+    let theirs = Connection::open(&file).expect("a file");
+    let sql = "PRAGMA user_version = 7; PRAGMA application_id = 8; CREATE TABLE jobs (x); INSERT INTO jobs VALUES (1)";
+    theirs.execute_batch(sql).expect("done");
+    assert!(Sqlite::open(&file).expect_err("nobody said so").is_invalid_input());
+    for adopt in [true, false] {
+        let jobs = Sqlite::builder(&file).adopt(adopt).open().expect("said, or done before");
+        jobs.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+    }
+    let jobs = Sqlite::open(&file).expect("it is ours too");
+    assert_eq!(jobs.counts().await.expect("counted").ready, 2);
+    let number = |sql: &str| theirs.query_row(sql, [], |row| row.get::<_, i64>(0)).expect(sql);
+    let kept = ["PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM jobs"].map(number);
+    assert_eq!(kept, [7, 8, 1], "what is theirs is as it was");
+    // Its bytes would be others than those that were written.
+    let other = folder.file("utf-16.sqlite");
+    let sql = "PRAGMA encoding = 'UTF-16le'; CREATE TABLE jobs (x)";
+    Connection::open(&other).expect("a file").execute_batch(sql).expect("done");
+    let before = std::fs::read(&other).expect("read");
+    let error = Sqlite::builder(&other).adopt(true).open().expect_err("it can't be");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(std::fs::read(&other).expect("read"), before, "it was changed all the same");
 }

@@ -1,99 +1,214 @@
-//! P2 for the file: it grows with what is in it at once, and not with how much went through.
+//! P2 for the file: it, the heap and the descriptors grow with what is in it at once, and not with how much went
+//! through.
+//!
+//! 200,000 jobs go through one store and one worker: done, retried, rejected, deleted, kept for a moment, with payloads,
+//! outputs and unique keys. After each tenth of them everything is measured while nothing runs, in a process where
+//! nothing else does: this very test program, run again with [`FILE`] set.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rusqlite::ffi::sqlite3_memory_used;
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
-    Context, Enqueue, Inspect, JobQuery, JobState, Manage, NewJob, Registry, RetryPolicy, Shutdown, Unique,
-    Worker,
+    Context, Enqueue, Inspect, JobQuery, JobState, Manage, NewJob, Outcome, Registry, RetryPolicy, Shutdown,
+    Unique, Worker, WorkerHandle,
 };
 
 use crate::folder::Folder;
 
-/// What the folder holds, in bytes: the file, and its log of changes.
-fn sizes(file: &Path) -> (u64, u64) {
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    (size(file), size(&file.with_extension("sqlite-wal")))
+/// The file, in the process that measures.
+const FILE: &str = "TIDEGATE_TEST_FLAT";
+
+const ROUNDS: u64 = 10;
+const JOBS: u64 = 20_000;
+
+/// The most that are kept of what is dead, and of what is done.
+const KEPT: usize = 500;
+
+/// The system's allocator, with a count of what is live. SQLite has its own, and counts itself.
+struct Counting;
+
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static HEAP: Counting = Counting;
+
+// SAFETY: both pass what they are given on to the system's allocator, and its answer back. The other methods, as they
+// come with the trait, call these.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are those that it asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+/// What there is at a moment at which nothing runs.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    heap: u64,
+    sqlite: u64,
+    descriptors: u64,
+    file: u64,
+    wal: u64,
+}
+
+impl Sample {
+    fn take(file: &Path) -> Self {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        // SAFETY: it may be asked at any time.
+        let sqlite = unsafe { sqlite3_memory_used() };
+        Self {
+            heap: BYTES.load(Ordering::Relaxed) as u64,
+            sqlite: sqlite.unsigned_abs(),
+            descriptors: std::fs::read_dir("/proc/self/fd").expect("a Linux").count() as u64,
+            file: size(file),
+            wal: size(&file.with_extension("sqlite-wal")),
+        }
+    }
+}
+
+/// Whether nothing depends on how much went through: no sample is much above the first.
+fn judge(samples: &[Sample]) -> Result<(), String> {
+    let (first, later) = samples.split_first().ok_or("no sample")?;
+    for sample in later {
+        // Buffers and caches that find their size, and half-filled pages. A piece of 16 bytes a job would be 2.5 MiB of
+        // the heap, a row 10 MiB of the file.
+        let more = [
+            ("heap", sample.heap, first.heap + (128 << 10)),
+            ("memory of SQLite's", sample.sqlite, first.sqlite + (512 << 10)),
+            ("descriptors", sample.descriptors, first.descriptors),
+            ("file", sample.file, first.file + (1 << 20)),
+            // A checkpoint comes every thousand pages of 4 KiB; a reader may put it off for a while.
+            ("WAL", sample.wal, 32 << 20),
+        ];
+        if let Some((what, found, allowed)) = more.iter().find(|(_, found, allowed)| found > allowed) {
+            return Err(format!("{what}: {found}, and at most {allowed} would do: {samples:#?}"));
+        }
+    }
+    Ok(())
 }
 
 fn open_files(file: &Path) -> usize {
     let links = std::fs::read_dir("/proc/self/fd").expect("a Linux").filter_map(Result::ok);
-    let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-    let ours = |link: &std::fs::DirEntry| {
-        let folder = file.parent().expect("a folder");
-        std::fs::read_link(link.path())
-            .is_ok_and(|to| to.starts_with(folder) && to.to_string_lossy().contains(&name))
-    };
-    links.filter(ours).count()
+    let folder = file.parent().expect("a folder");
+    links.filter(|link| std::fs::read_link(link.path()).is_ok_and(|to| to.starts_with(folder))).count()
 }
 
-/// Jobs that are done, retried, rejected and deleted, with payloads and unique keys, round after round.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_file_is_as_large_after_many_rounds_as_after_two() {
-    const ROUNDS: usize = 8;
-    const JOBS: u64 = 2_500;
-    let folder = Folder::new();
-    let file = folder.file("jobs.sqlite");
-    let mut seen = Vec::new();
-    for round in 0..ROUNDS {
-        let jobs = Sqlite::builder(&file).durability(Durability::Normal).open().expect("the file");
-        for batch in 0..5 {
-            let job = |number: u64| {
-                let number = batch * JOBS / 5 + number;
-                let job = NewJob::new("kind", vec![b'x'; 100 + number as usize % 400]);
-                let key = format!("{round}-{number}");
-                if number.is_multiple_of(5) { job.unique(Unique::until_done(key)) } else { job }
-            };
-            jobs.enqueue((0..JOBS / 5).map(job).collect()).await.expect("enqueued");
-        }
-        let turn = Arc::new(AtomicU32::new(0));
-        let registry = Registry::new().handle_raw("kind", move |context: Context| {
-            let turn = turn.fetch_add(1, Ordering::Relaxed);
-            async move {
-                match turn % 20 {
-                    0 if context.attempt() == 1 => Err("now and then"),
-                    _ => Ok(()),
-                }
+/// Of the first attempts some fail, and of the jobs a few for good.
+fn registry() -> Registry {
+    let turn = Arc::new(AtomicU32::new(0));
+    Registry::new().handle_raw("kind", move |context: Context| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if turn.is_multiple_of(10) {
+                context.keep_output(&[b'o'; 100]);
             }
-        });
-        let worker = Worker::builder(jobs.intake(), registry)
+            match turn % 100 {
+                0..5 if context.attempt() == 1 => Outcome::fail("now and then"),
+                99 => Outcome::reject("for good"),
+                _ => Outcome::Done,
+            }
+        }
+    })
+}
+
+/// Enqueues a round's jobs, and waits until they have ended.
+async fn round(jobs: &Sqlite, handle: &WorkerHandle, round: u64) {
+    for batch in 0..20 {
+        let job = |number: u64| {
+            let number = batch * JOBS / 20 + number;
+            let job = NewJob::new("kind", vec![b'x'; 100 + number as usize % 400]);
+            let key = format!("{round}-{number}");
+            if number.is_multiple_of(5) { job.unique(Unique::until_done(key)) } else { job }
+        };
+        jobs.enqueue((0..JOBS / 20).map(job).collect()).await.expect("enqueued");
+    }
+    let ended = |handle: &WorkerHandle| handle.stats().done + handle.stats().rejected;
+    while ended(handle) < (round + 1) * JOBS {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Some that nobody runs any more.
+    jobs.enqueue((0..50).map(|_| NewJob::new("other", "").queue("other")).collect()).await.expect("enqueued");
+    for left in jobs.list(&JobQuery::new(JobState::Ready, 100)).await.expect("listed") {
+        assert!(jobs.delete(&left.job.id).await.expect("deleted"));
+    }
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!(counts.unfinished(), 0);
+    assert!(counts.dead <= KEPT as u64 && counts.kept <= KEPT as u64, "{counts:?}");
+}
+
+/// Not a test but the process that measures, unless [`FILE`] is not set.
+#[test]
+fn measuring_process() {
+    let Some(file) = std::env::var_os(FILE) else { return };
+    let file = Path::new(&file);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let samples = runtime.block_on(async {
+        let builder = Sqlite::builder(file).durability(Durability::Normal);
+        let builder = builder.keep_done(Duration::from_millis(50)).max_done(KEPT).max_dead(KEPT);
+        let jobs = builder.open().expect("a new file");
+        let worker = Worker::builder(jobs.intake(), registry())
+            .queues(tidegate::Queues::strict(["default"]))
             .prefetch(200)
-            .retry(RetryPolicy::default().max_attempts(2).initial(Duration::from_millis(1)))
+            .retry(RetryPolicy::default().max_attempts(3).initial(Duration::from_millis(1)))
             .build()
             .expect("good settings");
         let (handle, shutdown) = (worker.handle(), Shutdown::new());
-        let stop = async {
-            while handle.stats().done < JOBS {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let rounds = async {
+            let mut samples = Vec::new();
+            for number in 0..ROUNDS {
+                round(&jobs, &handle, number).await;
+                samples.push(Sample::take(file));
             }
             shutdown.stop();
+            samples
         };
-        let (report, ()) = tokio::join!(worker.run(shutdown.clone()), stop);
-        assert_eq!((report.stats.done, report.stats.rejected), (JOBS, 0), "{report}");
-        // Some that nobody runs any more.
-        jobs.enqueue((0..50).map(|_| NewJob::new("other", "")).collect()).await.expect("enqueued");
-        for left in jobs.list(&JobQuery::new(JobState::Ready, 100)).await.expect("listed") {
-            assert!(jobs.delete(&left.job.id).await.expect("deleted"));
-        }
-        assert_eq!(jobs.counts().await.expect("counted").unfinished(), 0);
-        seen.push((sizes(&file), open_files(&file)));
-        drop(jobs);
-        // Whoever was at work on the file for the last of them may hold it for a moment yet.
-        for _ in 0..1_000 {
-            if open_files(&file) == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(open_files(&file), 0, "closed with the last handle");
+        let (report, samples) = tokio::join!(worker.run(shutdown.clone()), rounds);
+        assert_eq!(report.stats.done + report.stats.rejected, ROUNDS * JOBS, "{report}");
+        samples
+    });
+    drop(runtime);
+    assert_eq!(open_files(file), 0, "closed with the last handle");
+    println!("{samples:?}");
+    judge(&samples[1..]).expect("flat");
+}
+
+#[test]
+fn nothing_grows_with_how_many_jobs_went_through() {
+    let folder = Folder::new();
+    let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
+    command.args(["--exact", "flat::measuring_process", "--nocapture"]).env(FILE, folder.file("jobs.sqlite"));
+    let done = command.stdin(Stdio::null()).output().expect("it starts");
+    let said = [&done.stdout, &done.stderr].map(|said| String::from_utf8_lossy(said));
+    assert!(done.status.success(), "{}{}", said[0], said[1]);
+    println!("{}", said[0]);
+}
+
+#[test]
+fn what_grows_with_each_job_is_found() {
+    let sample = Sample { heap: 1 << 20, sqlite: 1 << 20, descriptors: 20, file: 1 << 20, wal: 1 << 20 };
+    assert_eq!(judge(&[sample; 9]), Ok(()));
+    // 16 bytes, or a page, or a descriptor now and then, for each of 160,000 jobs.
+    for grown in [
+        Sample { heap: sample.heap + 16 * 160_000, ..sample },
+        Sample { sqlite: sample.sqlite + 16 * 160_000, ..sample },
+        Sample { descriptors: sample.descriptors + 1, ..sample },
+        Sample { file: sample.file + 20 * 160_000, ..sample },
+        Sample { wal: 4096 * 160_000, ..sample },
+    ] {
+        assert!(judge(&[sample, sample, grown]).is_err(), "{grown:?}");
     }
-    let ((file_then, _), files_then) = seen[1];
-    let ((file_now, _), files_now) = seen[ROUNDS - 1];
-    assert!(file_now <= file_then + 64 * 1024, "{seen:?}");
-    assert_eq!(files_now, files_then, "{seen:?}");
-    // A checkpoint comes every thousand pages of 4 KiB; a reader may put it off for a while.
-    assert!(seen.iter().all(|((_, log), _)| *log < 32 << 20), "{seen:?}");
 }

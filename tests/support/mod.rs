@@ -36,7 +36,7 @@ pub(crate) use rig::{
     until_phase, wall_clock,
 };
 pub(crate) use signals::{Dice, Gate, Inside, until, yield_often};
-pub(crate) use wrappers::{Answer, Flaky, Forgetful, Hanging, Renewer, SlowToSettle};
+pub(crate) use wrappers::{Answer, Flaky, Forgetful, Fusing, Hanging, Renewer, SlowToSettle};
 
 /// Runs each test under both dispatchers: `shared` on a paused clock, `own_thread` on real threads.
 macro_rules! under_both {

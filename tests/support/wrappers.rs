@@ -276,3 +276,49 @@ impl Renew for Renewer {
         }
     }
 }
+
+/// Settles and fetches in one exchange, by doing the one after the other.
+pub(crate) struct Fusing {
+    inner: Arc<dyn Source>,
+    exchanges: AtomicUsize,
+}
+
+impl Fusing {
+    pub(crate) fn around(inner: Arc<dyn Source>) -> Arc<Self> {
+        Arc::new(Self { inner, exchanges: AtomicUsize::new(0) })
+    }
+
+    /// How often it was told to do both.
+    pub(crate) fn exchanges(&self) -> usize {
+        self.exchanges.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Source for Fusing {
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        self.inner.fetch(wanted, stop).await
+    }
+
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        self.inner.settle(settled).await
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        self.exchanges.fetch_add(1, Ordering::SeqCst);
+        let stale = self.inner.settle(settled).await?;
+        let mut at_once = wanted.clone();
+        at_once.wait = Duration::ZERO;
+        // Settled is settled: what can't be fetched is nothing.
+        let fetched = self.inner.fetch(&at_once, &CancellationToken::new()).await.unwrap_or_default();
+        Ok((stale, fetched))
+    }
+}

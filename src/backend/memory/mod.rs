@@ -284,6 +284,21 @@ impl Source for Memory {
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
         Ok(self.with(|store| store.settle(Instant::now(), settled)))
     }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+
+    /// # Cancel safety
+    /// Never waits: it is done when it is first polled.
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        let now = Instant::now();
+        Ok(self.with(|store| (store.settle(now, settled), store.fetch(now, wanted))))
+    }
 }
 
 #[async_trait]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Sqlite, schema};
+use super::Sqlite;
+use super::schema::{self, How};
 use crate::backend::check_leases;
 use crate::error::Error;
 
@@ -33,6 +34,8 @@ pub enum Clock {
 pub(super) struct Settings {
     pub(super) lease_ttl: Duration,
     pub(super) max_dead: usize,
+    pub(super) keep_done: Duration,
+    pub(super) max_done: usize,
     pub(super) crash_limit: u32,
     pub(super) max_payload_bytes: usize,
 }
@@ -45,9 +48,8 @@ pub(super) struct Settings {
 pub struct SqliteBuilder {
     pub(super) path: PathBuf,
     pub(super) settings: Settings,
-    pub(super) durability: Durability,
+    pub(super) how: How,
     pub(super) clock: Clock,
-    pub(super) busy_timeout: Duration,
     pub(super) watch_every: Duration,
 }
 
@@ -56,15 +58,20 @@ impl SqliteBuilder {
         let settings = Settings {
             lease_ttl: Duration::from_secs(30),
             max_dead: 100_000,
+            keep_done: Duration::ZERO,
+            max_done: 100_000,
             crash_limit: 20,
             max_payload_bytes: 16 << 20,
         };
         Self {
             path,
             settings,
-            durability: Durability::default(),
+            how: How {
+                durability: Durability::default(),
+                busy_timeout: Duration::from_secs(5),
+                adopt: false,
+            },
             clock: Clock::default(),
-            busy_timeout: Duration::from_secs(5),
             watch_every: Duration::from_millis(40),
         }
     }
@@ -82,6 +89,21 @@ impl SqliteBuilder {
         self
     }
 
+    /// For how long a job that is done is kept, with its payload and its attempts, to be looked at
+    /// ([`JobState::Done`](crate::JobState)). Default zero: it is deleted at once, which is also the fastest. Deleted
+    /// is what has been kept for its time with the next operation on the file, a thousand at a time.
+    pub fn keep_done(mut self, time: Duration) -> Self {
+        self.settings.keep_done = time;
+        self
+    }
+
+    /// How many jobs that are done are kept. Beyond that, those go before their time that would have gone first.
+    /// Default 100,000, as for dead letters.
+    pub fn max_done(mut self, jobs: usize) -> Self {
+        self.settings.max_done = jobs;
+        self
+    }
+
     /// In which attempt at the latest a job goes to the dead letters when its lease runs out, if it does not say
     /// so itself ([`NewJob::max_attempts`](crate::NewJob::max_attempts)). Default 20, as
     /// [`RetryPolicy`](crate::RetryPolicy) has for failures.
@@ -90,15 +112,25 @@ impl SqliteBuilder {
         self
     }
 
-    /// How many bytes a payload may have. Default 16 MiB: more is better kept elsewhere and named.
+    /// How many bytes a payload may have. Default 16 MiB: more is better kept elsewhere and named. For those who
+    /// enqueue in transactions of their own it is what the program says that opened the file last.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_payload_bytes = bytes;
         self
     }
 
+    /// Whether jobs may be kept in a database that another program has made: among its tables come some of ours, whose
+    /// names begin with `tidegate_`, and its journal becomes a WAL for good. So a transaction can change what is yours
+    /// and enqueue or complete a job ([`ENQUEUE_SQL`](super::ENQUEUE_SQL)). Default `false`: such a file is refused,
+    /// since its name may be a mistake. Once that is done it makes no difference.
+    pub fn adopt(mut self, adopt: bool) -> Self {
+        self.how.adopt = adopt;
+        self
+    }
+
     /// What a power failure may cost. Default: nothing.
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
+        self.how.durability = durability;
         self
     }
 
@@ -111,7 +143,7 @@ impl SqliteBuilder {
     /// For how long to wait for other processes that have locked the file, before it fails with
     /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout;
+        self.how.busy_timeout = timeout;
         self
     }
 
@@ -137,8 +169,9 @@ impl SqliteBuilder {
         if self.watch_every.is_zero() {
             return Err(Error::invalid("watch_every is 0: it must be above zero"));
         }
-        let writer = schema::open(&self.path, self.durability, self.busy_timeout)?;
-        let watcher = schema::open(&self.path, self.durability, self.busy_timeout)?;
+        let writer = schema::open(&self.path, &self.how)?;
+        schema::bound_payloads(&writer, &self.path, self.settings.max_payload_bytes)?;
+        let watcher = schema::open(&self.path, &self.how)?;
         Ok(Sqlite::from_parts(self, writer, watcher))
     }
 }

@@ -4,6 +4,9 @@ use rusqlite::ErrorCode;
 
 use crate::error::{Error, ErrorKind};
 
+pub(super) const READ_ONLY: &str =
+    "the file or its folder is read-only: this program must be able to write both";
+
 /// The same failure as an [`Error`]: of the kind that tells whether it may pass, and saying what to do.
 pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error {
     let (kind, advice) = judge(&error);
@@ -22,10 +25,7 @@ fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
             (ErrorKind::Unavailable, "another process has kept the file locked for too long")
         }
         ErrorCode::DiskFull => (ErrorKind::Full, "the disk is full: make room; nothing was changed"),
-        ErrorCode::ReadOnly => (
-            ErrorKind::Denied,
-            "the file or its folder is read-only: this program must be able to write both",
-        ),
+        ErrorCode::ReadOnly => (ErrorKind::Denied, READ_ONLY),
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => (
             ErrorKind::Denied,
             "the folder must be there, and this program must be able to write it and the file",

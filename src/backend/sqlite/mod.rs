@@ -14,12 +14,44 @@
 //! The file must be on a local disk: SQLite's locks do not work over most network file systems. Beside it there are a
 //! `-wal` and a `-shm` file while it is in use; they belong to it.
 //!
-//! `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one.
+//! # What is kept of a job
+//!
+//! Of each attempt that has ended a row is kept, at most 25 a job, for as long as the job is
+//! ([`Inspect::history`](crate::Inspect::history)). A job that is done is deleted at once, or kept for
+//! [`keep_done`](SqliteBuilder::keep_done).
+//!
+//! # Within a transaction of yours
+//!
+//! The file may hold your own tables beside ours, whose names begin with `tidegate_`
+//! ([`adopt`](SqliteBuilder::adopt) puts ours into a database that you have). Then a job can be enqueued in the same
+//! transaction that changes your tables, and be completed in the one that holds its effect: both become true together
+//! or not at all. This goes by plain SQL on a connection of your own, from any program and any driver with SQLite 3.37
+//! or newer: [`ENQUEUE_SQL`], [`ENQUEUED_SQL`], [`COMPLETE_SQL`]. `docs/sqlite.md` has more, Python too.
+//!
+//! ```no_run
+//! use rusqlite::{Connection, TransactionBehavior, params};
+//! use tidegate::backend::sqlite::COMPLETE_SQL;
+//! use tidegate::{Context, Registry};
+//!
+//! let registry = Registry::new().handle_blocking_raw("pay", |context: Context| -> rusqlite::Result<()> {
+//!     let mut mine = Connection::open("jobs.sqlite")?;
+//!     let transaction = mine.transaction_with_behavior(TransactionBehavior::Immediate)?;
+//!     transaction.execute("UPDATE accounts SET balance = balance - 5 WHERE name = 'Ada'", [])?;
+//!     let tag = context.tag();
+//!     transaction.execute(COMPLETE_SQL, params![tag.key.cast_signed(), tag.token.cast_signed()])?;
+//!     transaction.commit()
+//! });
+//! ```
+
+// `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one;
+// `schema` is what is in the file.
 
 mod config;
+mod doors;
 mod failure;
 mod gate;
 mod schema;
+mod sole;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -36,12 +68,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Clock, Durability, SqliteBuilder};
+pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
 use self::gate::Gate;
+pub(crate) use self::store::Standing;
 use self::store::{Handed, Time, Txn, moment, time_of};
 use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobQuery, Manage, StoredJob};
+use crate::inspect::{Counts, Inspect, JobQuery, Manage, PastAttempt, StoredJob};
 use crate::job::{JobId, Tag};
 use crate::lease::{Lease, Reclaim, Renew, Renewal, later};
 use crate::source::{Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
@@ -91,7 +125,8 @@ impl fmt::Debug for Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there.
+    /// Opens the file with the defaults of [`SqliteBuilder`]; it is made if it is not there. A path that begins with
+    /// `file:` is read as an SQLite URI.
     ///
     /// # Errors
     /// As [`SqliteBuilder::open`].
@@ -152,14 +187,14 @@ impl Sqlite {
         let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
         let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
         let (handed, next) = self.0.gate.pass("fetching jobs", act, unheard).await?;
-        let lease = Lease::new(sent_at, self.0.lease_ttl);
-        let deliveries = handed.into_iter().map(|Handed { job, attempt, tag }| Delivery {
-            job,
-            attempt,
-            tag,
-            lease: Some(lease),
-        });
-        Ok((deliveries.collect(), self.instant(next, now)))
+        Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
+    }
+
+    /// What was handed over on a request that was sent at `sent_at`.
+    fn deliveries(&self, handed: Vec<Handed>, sent_at: Instant) -> Vec<Delivery> {
+        let lease = Some(Lease::new(sent_at, self.0.lease_ttl));
+        let delivery = |Handed { job, attempt, tag }| Delivery { job, attempt, tag, lease };
+        handed.into_iter().map(delivery).collect()
     }
 
     /// Whoever fetched these has gone: others may have them at once.
@@ -222,6 +257,28 @@ impl Source for Sqlite {
         let settled = settled.to_vec();
         self.pass("settling jobs", move |txn, now| txn.settle(now, &settled)).await
     }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+
+    /// # Cancel safety
+    /// Dropped while it is at it, it gives back what it takes; what was settled stays settled.
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        let (sent_at, now) = (Instant::now(), self.now());
+        let (settled, wanted, this) = (settled.to_vec(), wanted.clone(), self.clone());
+        let unheard = move |(_, handed): (Stale, Vec<Handed>)| this.give_back(&handed);
+        let act = move |txn: &mut Txn<'_>| {
+            let stale = txn.settle(now, &settled)?;
+            txn.fetch(now, &wanted).map(|(handed, _)| (stale, handed))
+        };
+        let (stale, handed) = self.0.gate.pass("settling and fetching jobs", act, unheard).await?;
+        Ok((stale, self.deliveries(handed, sent_at)))
+    }
 }
 
 #[async_trait]
@@ -263,6 +320,12 @@ impl Inspect for Sqlite {
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
         let wanted = wanted.clone();
         self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
+    }
+
+    /// At most the last 25 of a job, and for as long as it is kept. One that was handed back is among them.
+    async fn history(&self, id: &JobId) -> Result<Vec<PastAttempt>, Error> {
+        let id = id.clone();
+        self.pass("asking for a job's attempts", move |txn, now| txn.history(now, &id)).await
     }
 }
 

@@ -1,85 +1,96 @@
-//! The file: how a connection to it is opened, what it must be, and what is in it.
+//! The file: how a connection to it is opened, whose it must be, and how it comes to the newest version.
+//!
+//! The version stands in a table of ours and not in `PRAGMA user_version`, which belongs to whoever keeps tables of
+//! their own beside ours.
 
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::config::Durability;
-use super::failure::failed;
+use super::failure::{READ_ONLY, failed};
 use crate::error::{Error, ErrorKind};
 
-/// Says whose file it is (`PRAGMA application_id`): "TIDG".
+/// Marks a file that was made by us (`PRAGMA application_id`): "TIDG".
 const APPLICATION_ID: i64 = 0x5449_4447;
 
-/// One step for each version (`PRAGMA user_version`), from the one before it. Never changed once released.
-const STEPS: &[&str] = &[STEP_1];
+/// What [`NEW`] makes.
+const NEWEST: i64 = 2;
 
-/// States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead. Times are nanoseconds since 1970. `rank` is
-/// the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed
-/// job becomes ready, when a lease runs out.
-const STEP_1: &str = "
-    CREATE TABLE counters (seq INTEGER NOT NULL, done INTEGER NOT NULL, dropped_dead INTEGER NOT NULL) STRICT;
-    INSERT INTO counters VALUES (0, 0, 0);
-    CREATE TABLE jobs (
-        id INTEGER PRIMARY KEY,
-        state INTEGER NOT NULL,
-        queue TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        rank INTEGER NOT NULL,
-        ord INTEGER NOT NULL,
-        due INTEGER NOT NULL,
-        entered INTEGER NOT NULL,
-        since INTEGER NOT NULL,
-        enqueued_at INTEGER NOT NULL,
-        max_attempts INTEGER,
-        timeout INTEGER,
-        attempts INTEGER NOT NULL,
-        lapses INTEGER NOT NULL,
-        token INTEGER NOT NULL,
-        cancelled INTEGER NOT NULL,
-        unique_key TEXT,
-        window INTEGER,
-        last_error TEXT,
-        payload BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX jobs_ready ON jobs (queue, kind, rank, ord) WHERE state = 0;
-    CREATE INDEX jobs_delayed ON jobs (due, ord) WHERE state = 1;
-    CREATE INDEX jobs_leased ON jobs (due, id) WHERE state = 2;
-    CREATE INDEX jobs_dead ON jobs (entered) WHERE state = 3;
-    CREATE TABLE unique_keys (
-        kind TEXT NOT NULL,
-        key TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        job INTEGER NOT NULL,
-        until INTEGER,
-        PRIMARY KEY (kind, key, seq)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX unique_keys_until ON unique_keys (until) WHERE until IS NOT NULL;
-";
+/// The tables of the newest version.
+const NEW: &str = include_str!("schema/new.sql");
+
+/// Views and triggers by which others write to them.
+const DOORS: &str = include_str!("schema/doors.sql");
+
+/// From version 1, which stood in `PRAGMA user_version`. Never changed once released.
+const FROM_1: &str = include_str!("schema/from_1.sql");
 
 /// How many statements a connection keeps prepared: more than there are.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 128;
 
 /// How long the WAL may be, in bytes, when it is not in use: it is cut back to this after a checkpoint.
 const WAL_BYTES: i64 = 16 << 20;
 
+/// What a database is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Empty,
+    Ours(i64),
+    Others,
+}
+
+/// What of the settings concerns the file.
+#[derive(Clone, Debug)]
+pub(super) struct How {
+    pub(super) durability: Durability,
+    pub(super) busy_timeout: Duration,
+    /// Our tables may go into a database of another program's.
+    pub(super) adopt: bool,
+}
+
 /// Opens the file, which is made if it is not there, and brings it to the newest version.
-pub(super) fn open(path: &Path, durability: Durability, busy: Duration) -> Result<Connection, Error> {
-    let doing = |what: &str| format!("{what} {}", path.display());
+pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
+    let sql = |error| failed(format!("opening {}", path.display()), error);
     // No mutex of SQLite's own: ours lets one in at a time.
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(|error| failed(doing("opening"), error))?;
-    set_up(&connection, durability, busy).map_err(|error| failed(doing("opening"), error))?;
-    migrate(&mut connection, path)?;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+    connection.busy_timeout(how.busy_timeout).map_err(sql)?;
+    // SQLite is content to read. What comes later would fail, job by job.
+    if connection.is_readonly(MAIN_DB).map_err(sql)? {
+        let text = format!("{} can't be used: {READ_ONLY}", path.display());
+        return Err(Error::new(ErrorKind::Denied, text));
+    }
+    // Before anything is changed.
+    let found = usable(found(&connection).map_err(sql)?, path, how)?;
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0)).map_err(sql)?;
+    if encoding != "UTF-8" {
+        let text = format!("the texts in {} are {encoding}: they must be UTF-8", path.display());
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    set_up(&connection, how.durability).map_err(sql)?;
+    if found != Found::Ours(NEWEST) {
+        migrate(&mut connection, path, how)?;
+    }
     Ok(connection)
 }
 
-fn set_up(connection: &Connection, durability: Durability, busy: Duration) -> rusqlite::Result<()> {
+/// Leaves word in the file of the bound that its triggers go by.
+pub(super) fn bound_payloads(connection: &Connection, path: &Path, bytes: usize) -> Result<(), Error> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let differs = "SELECT count(*) FROM tidegate_meta WHERE max_payload <> ?1";
+    // Asked first: to write would mean to wait for others.
+    let set = || match connection.query_row(differs, [bytes], |row| row.get(0))? {
+        0 => Ok(0),
+        1_i64.. | ..0 => connection.execute("UPDATE tidegate_meta SET max_payload = ?1", [bytes]),
+    };
+    set().map_err(|error| failed(format!("preparing {}", path.display()), error)).map(|_: usize| ())
+}
+
+fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     let synchronous = match durability {
         Durability::Full => "full",
@@ -91,39 +102,58 @@ fn set_up(connection: &Connection, durability: Durability, busy: Duration) -> ru
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
-    let doing = || format!("preparing {}", path.display());
-    let sql = |error| failed(doing(), error);
-    if version(connection).map_err(sql)? == (APPLICATION_ID, STEPS.len() as i64) {
-        return Ok(());
-    }
+fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Error> {
+    let sql = |error| failed(format!("preparing {}", path.display()), error);
     // Under the write lock, so that of several processes that open a new file one prepares it.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-    let (application, version) = version(&transaction).map_err(sql)?;
-    let empty: bool =
-        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0)).map_err(sql)?;
-    if application != APPLICATION_ID && !empty {
-        let text = format!("{} is a database of some other program: name another file", path.display());
-        return Err(Error::new(ErrorKind::InvalidInput, text));
+    let found = usable(found(&transaction).map_err(sql)?, path, how)?;
+    if found == Found::Ours(NEWEST) {
+        return Ok(());
     }
-    let newest = STEPS.len() as i64;
-    if version > newest {
-        let text = format!(
-            "{} is of version {version}, made by a newer Tidegate: this one knows up to {newest}; upgrade it",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Unsupported, text));
+    transaction.execute_batch(NEW).map_err(sql)?;
+    if found == Found::Ours(1) {
+        transaction.execute_batch(FROM_1).map_err(sql)?;
     }
-    let done = usize::try_from(version).unwrap_or_default();
-    for step in &STEPS[done..] {
-        transaction.execute_batch(step).map_err(sql)?;
+    transaction.execute_batch(DOORS).map_err(sql)?;
+    if found != Found::Others {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
+        // Those of version 1 look there, and leave alone what is newer.
+        transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
-    transaction.pragma_update(None, "user_version", newest).map_err(sql)?;
     transaction.commit().map_err(sql)
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
-    Ok((pragma("application_id")?, pragma("user_version")?))
+/// Refuses what we must not touch.
+fn usable(found: Found, path: &Path, how: &How) -> Result<Found, Error> {
+    match found {
+        Found::Others if !how.adopt => {
+            let text = format!(
+                "{} is a database of some other program: name another file, or say that jobs may be kept in this \
+                 one (`adopt`)",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::InvalidInput, text))
+        }
+        Found::Ours(version) if version > NEWEST => {
+            let text = format!(
+                "{} is of version {version}, made by a newer Tidegate: this one knows up to {NEWEST}; upgrade it",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        _ => Ok(found),
+    }
+}
+
+fn found(connection: &Connection) -> rusqlite::Result<Found> {
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    if ask("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'tidegate_meta'")? > 0 {
+        return ask("SELECT version FROM tidegate_meta").map(Found::Ours);
+    }
+    let [application, version] = [ask("PRAGMA application_id")?, ask("PRAGMA user_version")?];
+    if application == APPLICATION_ID && version > 0 {
+        return Ok(Found::Ours(version));
+    }
+    let empty = ask("SELECT count(*) = 0 FROM sqlite_schema")? == 1;
+    Ok(if empty { Found::Empty } else { Found::Others })
 }

@@ -379,6 +379,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_child_has_this_process_s_environment_but_for_what_is_none_of_its_business() {
+        // Those that a shell sets by itself prove nothing.
+        let ours = |name: &String| !["PATH", "PWD", "OLDPWD", "SHLVL", "_"].contains(&name.as_str());
+        let name: &str = env::vars().map(|(name, _)| name).find(ours).expect("there is one").leak();
+        for (without, there) in [(&[][..], true), (&*vec![name].leak(), false)] {
+            let keep = Keeping { first: 1 << 20, last: 0 };
+            let launcher = Launcher { without, keep, ..launcher(LONG) };
+            let ended = launcher.run(&task("env"), pending(), |_| ()).await.expect("sh is there");
+            let said = String::from_utf8_lossy(&ended.stdout.bytes);
+            let start = format!("{name}=");
+            assert_eq!(said.lines().any(|line| line.starts_with(&start)), there, "{name}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_output_beyond_its_bound_is_read_and_dropped() {
         let (ended, _) = run("head -c 300000 /dev/zero; printf x >&2", LONG, never).await;
         assert_eq!((ended.stdout.bytes.len(), ended.stdout.dropped), (1000, 299_000));

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use serde_json::value::RawValue;
 
-use super::text::excerpt;
+use crate::cli::text::excerpt;
 
 /// How the words of a command are to be read.
 #[derive(Debug)]

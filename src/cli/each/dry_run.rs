@@ -1,15 +1,12 @@
 //! What would be run, shown and not run.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::command::Template;
 use super::ledger::too_long;
-use super::output::write_whole;
-use super::records::{BLOCK_BYTES, Format, Input, Item, Splitter};
-use super::text::{excerpt, quote};
+use crate::cli::records::{BLOCK_BYTES, Format, Input, Item, Splitter};
+use crate::cli::stdout::print;
+use crate::cli::text::{excerpt, quote};
 use crate::cli::{Exit, refuse};
 
 /// Writes the argument list of each record on a line of its own, as a shell would read it.
@@ -43,10 +40,8 @@ pub(super) fn dry_run(mut input: Input, format: Format, template: &Template, std
                 }
             }
         }
-        match show(&lines) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Exit::Pipe,
-            Err(error) => return refuse(Exit::Output, format!("standard output can't be written: {error}")),
+        if let Err(exit) = print(&lines) {
+            return exit;
         }
         match block.end {
             None => {}
@@ -56,9 +51,4 @@ pub(super) fn dry_run(mut input: Input, format: Format, template: &Template, std
             }
         }
     }
-}
-
-fn show(lines: &[u8]) -> io::Result<()> {
-    io::stdout().flush()?;
-    write_whole(&File::from(io::stdout().as_fd().try_clone_to_owned()?), lines)
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::command::{Rules, Template};
-use super::records::{Format, Item, Splitter};
+use crate::cli::records::{Format, Item, Splitter};
 
 /// Small, so that the fuzzer finds what is too long.
 const MAX_BYTES: usize = 64;

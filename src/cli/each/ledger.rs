@@ -14,11 +14,12 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::output::{Fate, Finished, Printer, Room, write_whole};
+use super::output::{Fate, Finished, Printer, Room};
 use super::progress::{Console, Figures};
 use super::summary::Summary;
-use super::text::{count, excerpt, span};
 use crate::cli::child::exec::Ended;
+use crate::cli::stdout::write_whole;
+use crate::cli::text::{count, excerpt, span};
 use crate::sync::{Mutex, lock};
 
 /// One for a run.

@@ -11,17 +11,17 @@
 
 mod attempt;
 mod command;
+mod db;
 mod dry_run;
+mod durable;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod ledger;
 mod output;
 mod progress;
-mod records;
 mod source;
 mod steer;
 mod summary;
-mod text;
 
 use std::fs::{self, File, OpenOptions};
 use std::num::NonZeroUsize;
@@ -29,12 +29,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use self::command::{Rules, Template};
+use self::db::Db;
 use self::ledger::Keep;
 pub(crate) use self::progress::Show;
-use self::records::{Format, Input};
 use super::args::EachArgs;
 use super::child::exec::{Launcher, find_program};
 use super::child::pipes::Keeping;
+use super::records::{Format, Input};
 use super::{Exit, refuse, room};
 
 /// Why nothing is run: how to end, and what to say.
@@ -59,6 +60,7 @@ struct Plan {
     format: Format,
     input: Input,
     keep: Option<Keep>,
+    db: Option<Db>,
     jobs: usize,
 }
 
@@ -95,8 +97,12 @@ impl Plan {
         };
         let keep = Keeping { first: args.max_output, last: 0 };
         let launcher = Launcher { program, folder: None, without: &[], grace: args.grace, keep };
+        let db = match &args.db {
+            Some(path) if !args.dry_run => Some(Db::open(path, args.max_record)?),
+            _ => None,
+        };
         let keep = if args.dry_run { None } else { open_keep(&args, &input, separator)? };
-        Ok(Self { args, template, launcher, format, input, keep, jobs })
+        Ok(Self { args, template, launcher, format, input, keep, db, jobs })
     }
 }
 

@@ -5,21 +5,21 @@
 //! start: nothing piles up.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::progress::Console;
-use super::text::{base64, count, excerpt};
 use crate::cli::child::exec::Ended;
 use crate::cli::child::pipes::Captured;
+use crate::cli::stdout::{json_line, write_whole};
+use crate::cli::text::{base64, count, excerpt};
 
 /// How many records' output may wait to be written. Enough to keep the thread busy; each may be twice as large
 /// as `--max-output`.
@@ -156,7 +156,7 @@ struct Child<'a> {
     stderr_bytes_dropped: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
+pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
@@ -189,13 +189,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// `value` as JSON on a line of its own.
-pub(super) fn json_line(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
 /// The near end of the writing thread.
 #[derive(Debug)]
 pub(super) struct Printer {
@@ -206,6 +199,8 @@ pub(super) struct Printer {
 #[derive(Debug)]
 enum Message {
     Show(Finished),
+    /// Tell when all before this is written.
+    Tell(oneshot::Sender<()>),
     /// The last: this goes to standard output as it is.
     End(Vec<u8>),
 }
@@ -243,6 +238,15 @@ impl Printer {
         let _ = self.send.send(Message::End(last)).await;
     }
 
+    /// Waits until all that was handed in is written, or can't be.
+    pub(super) async fn written(&self) {
+        let (tell, told) = oneshot::channel();
+        // If the thread is gone, there is nothing to wait for.
+        if self.send.send(Message::Tell(tell)).await.is_ok() {
+            let _ = told.await;
+        }
+    }
+
     /// Waits until one more record's output may be handed in.
     ///
     /// # Cancel safety
@@ -277,6 +281,10 @@ fn write_all(
                 let (out, err) = finished.render(style);
                 (out, err, false)
             }
+            Message::Tell(tell) => {
+                let _ = tell.send(()); // who asked may have gone
+                continue;
+            }
             Message::End(out) => (out, Vec::new(), true),
         };
         if !out.is_empty() && answer.is_ok() {
@@ -291,22 +299,6 @@ fn write_all(
         }
     }
     answer
-}
-
-/// Writes all of `bytes`, also where somebody has made the other end non-blocking.
-pub(super) fn write_whole(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match to.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(length) => bytes = &bytes[length..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll(&mut [PollFd::new(to, PollFlags::OUT)], None)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::time::Instant;
 
-use super::text::{count, rate, span};
+use crate::cli::text::{count, rate, span};
 
 /// The time between two plain lines: rare enough for a log, soon enough for a person who waits.
 pub(super) const PLAIN_EVERY: Duration = Duration::from_secs(30);

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Ledger, Trouble, too_long};
-use super::records::{Block, Item, Reader};
+use crate::cli::records::{Block, Item, Reader};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, Kind, Tag};
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source, Stale};
@@ -30,6 +30,21 @@ use crate::sync::{Mutex, lock};
 
 /// The one kind of job that there is.
 pub(super) const KIND: &str = "each";
+
+/// What is known of the records when the worker has ended.
+pub(super) trait Records {
+    /// The records that were begun and are not over with, by their numbers.
+    fn unfinished(&self) -> BTreeMap<u64, Bytes>;
+
+    /// The records that were handed out and never begun.
+    fn put_back(&self) -> BTreeMap<u64, Bytes>;
+
+    /// The number of the first record that nothing was done with, if the input has not been run to its end.
+    fn not_begun(&self) -> Option<u64>;
+
+    /// Whether the input has ended and all its records are over with.
+    fn is_over(&self) -> bool;
+}
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -127,16 +142,6 @@ impl RecordSource {
         }
     }
 
-    /// The records that were begun and are not over with, by their numbers.
-    pub(super) fn unfinished(&self) -> BTreeMap<u64, Bytes> {
-        self.open(true)
-    }
-
-    /// The records that were handed out and never begun.
-    pub(super) fn put_back(&self) -> BTreeMap<u64, Bytes> {
-        self.open(false)
-    }
-
     fn open(&self, begun: bool) -> BTreeMap<u64, Bytes> {
         let held = lock(&self.held);
         let out = held
@@ -147,18 +152,6 @@ impl RecordSource {
             held.waiting.iter().map(|((_, number), tried)| (*number, tried.begun, &tried.job.payload));
         let open = out.chain(waiting).filter(|(_, has_begun, _)| *has_begun == begun);
         open.map(|(number, _, record)| (number, record.clone())).collect()
-    }
-
-    /// The number of the first record that nothing was done with, if the input has not been run to its end.
-    /// To be asked when the worker has ended.
-    pub(super) fn not_begun(&self) -> Option<u64> {
-        let input = self.input.try_lock().ok()?;
-        if input.ended && input.items.is_empty() { None } else { Some(input.last + 1) }
-    }
-
-    /// Whether the input has ended and all its records are over with. To be asked when the worker has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.input.try_lock().is_ok_and(|input| self.outlook(&input).over)
     }
 
     /// What can be handed out now: what is due again first, then what is new.
@@ -260,6 +253,25 @@ impl Intake {
     }
 }
 
+impl Records for RecordSource {
+    fn unfinished(&self) -> BTreeMap<u64, Bytes> {
+        self.open(true)
+    }
+
+    fn put_back(&self) -> BTreeMap<u64, Bytes> {
+        self.open(false)
+    }
+
+    fn not_begun(&self) -> Option<u64> {
+        let input = self.input.try_lock().ok()?;
+        if input.ended && input.items.is_empty() { None } else { Some(input.last + 1) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.input.try_lock().is_ok_and(|input| self.outlook(&input).over)
+    }
+}
+
 #[async_trait]
 impl Source for RecordSource {
     async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
@@ -314,8 +326,8 @@ mod tests {
 
     use super::super::output::{Printer, Style};
     use super::super::progress::{Console, Figures, Show};
-    use super::super::records::{Format, Input};
     use super::*;
+    use crate::cli::records::{Format, Input};
 
     /// A source of these lines, of which at most two may wait to be tried again.
     fn source(name: &str, lines: &str) -> RecordSource {

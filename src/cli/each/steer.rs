@@ -7,7 +7,9 @@
 //! ```
 
 use std::fs::File;
+use std::future::pending;
 use std::io::{self, ErrorKind, IsTerminal as _};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,23 +20,27 @@ use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Attempts;
+use super::db::Db;
+use super::durable::Durable;
 use super::ledger::{Ledger, Trouble};
-use super::output::{Printer, Style, json_line};
+use super::output::{Printer, Style};
 use super::progress::{Console, Figures, PLAIN_EVERY, Show};
-use super::records::Reader;
-use super::source::{KIND, RecordSource};
+use super::source::{KIND, RecordSource, Records};
 use super::summary::Ending;
-use super::text::span;
-use super::{Plan, Refusal};
+use super::{EachArgs, Plan, Refusal};
 use crate::cli::Exit;
 use crate::cli::child::exec::running;
 use crate::cli::child::orphans;
+use crate::cli::records::Reader;
 use crate::cli::signals::{Asked, OnHup, Signals, Stop};
+use crate::cli::stdout::json_line;
+use crate::cli::text::span;
 use crate::context::Context;
+use crate::error::Error;
 use crate::registry::Registry;
 use crate::retry::RetryPolicy;
 use crate::shutdown::{Phase, Shutdown};
-use crate::source::Intake;
+use crate::source::{Intake, Source};
 use crate::worker::{Dispatcher, ReconnectPolicy, Report, StopCause, Worker, WorkerHandle};
 
 /// What of the shutdown deadline is left for the end after the last KILL, at most.
@@ -76,18 +82,16 @@ pub(super) fn carry_out(plan: Plan) -> Result<Exit, Refusal> {
 }
 
 async fn run(plan: Plan) -> io::Result<Exit> {
-    let Plan { args, template, launcher, format, input, keep, jobs } = plan;
+    let Plan { args, template, launcher, format, input, keep, db, jobs } = plan;
     let signals = Signals::listen(OnHup::Stop)?;
     let figures = Arc::new(Figures::new());
     let show = if args.quiet { Show::Never } else { args.progress };
     let console = Arc::new(Console::new(show, input.size(), figures.clone()));
     let (shutdown, stop) = (Shutdown::new(), CancellationToken::new());
-    let broken = {
-        let (shutdown, stop) = (shutdown.clone(), stop.clone());
-        move || {
-            shutdown.escalate(Phase::Drain);
-            stop.cancel();
-        }
+    let (drain, term) = (shutdown.clone(), stop.clone());
+    let broken = move || {
+        drain.escalate(Phase::Drain);
+        term.cancel();
     };
     let style = Style { json: args.json, tag: args.tag };
     let (printer, printed) = Printer::start(style, console.clone(), broken)?;
@@ -95,8 +99,10 @@ async fn run(plan: Plan) -> io::Result<Exit> {
     let ledger = Arc::new(ledger.keeping(keep).stopping_on_failure(args.stop_on_failure));
     let input_name = input.name().to_owned();
     let reader = Reader::start(input, format)?;
-    let max_waiting = args.max_waiting as usize;
-    let source = Arc::new(RecordSource::new(reader, ledger.clone(), max_waiting, args.max_record));
+    let mut origin = match db {
+        None => Origin::input(reader, &ledger, &args),
+        Some(db) => Origin::file(db, reader, &ledger, &args).await.map_err(io::Error::other)?,
+    };
     let terminator = (!args.null).then_some(b'\n');
     let attempts = Attempts {
         template,
@@ -116,7 +122,7 @@ async fn run(plan: Plan) -> io::Result<Exit> {
         .initial(args.retry_wait)
         .cap(args.max_retry_wait.unwrap_or(MAX_RETRY_WAIT.max(args.retry_wait)));
     let patient = ReconnectPolicy { call_timeout: SETTLE_WAIT, ..ReconnectPolicy::default() };
-    let worker = Worker::builder(Intake::fixed(source.clone()), registry)
+    let worker = Worker::builder(Intake::fixed(origin.source.clone()), registry)
         .name("each")
         .dispatcher(Dispatcher::Shared)
         .max_concurrent_jobs(jobs)
@@ -138,11 +144,60 @@ async fn run(plan: Plan) -> io::Result<Exit> {
         deadline: args.shutdown_deadline,
         stopping: None,
     };
-    let report = steering.run(worker).await;
+    let report = steering.run(worker, &mut origin.feeding).await;
     console.finish();
     steering.end_orphans().await;
-    let over = Over { report, source, ledger, input_name };
+    let over = Over { report, origin, ledger, input_name };
     Ok(over.end(&args, steering, printed).await)
+}
+
+/// Where the worker has the records from.
+struct Origin {
+    source: Arc<dyn Source>,
+    records: Arc<dyn Records>,
+    /// Goes on beside the worker.
+    feeding: Pin<Box<dyn Future<Output = ()>>>,
+    durable: Option<Arc<Durable>>,
+}
+
+impl Origin {
+    /// The input itself.
+    fn input(reader: Reader, ledger: &Arc<Ledger>, args: &EachArgs) -> Self {
+        let max_waiting = args.max_waiting as usize;
+        let source = Arc::new(RecordSource::new(reader, ledger.clone(), max_waiting, args.max_record));
+        Self { source: source.clone(), records: source, feeding: Box::pin(pending()), durable: None }
+    }
+
+    /// A file, which is filled from the input.
+    async fn file(db: Db, reader: Reader, ledger: &Arc<Ledger>, args: &EachArgs) -> Result<Self, Error> {
+        let durable = Durable::begin(db, ledger.clone(), args.max_record, args.retry_failed).await?;
+        if !args.quiet {
+            durable.say_what_was_found();
+        }
+        let durable = Arc::new(durable);
+        let feeding = {
+            let durable = durable.clone();
+            async move {
+                durable.feed(reader).await;
+                pending().await
+            }
+        };
+        Ok(Self {
+            source: durable.clone(),
+            records: durable.clone(),
+            feeding: Box::pin(feeding),
+            durable: Some(durable),
+        })
+    }
+
+    /// How many records have failed for good, those of earlier runs on the same file included.
+    async fn failed(&self, in_this_run: u64) -> u64 {
+        match &self.durable {
+            None => in_this_run,
+            // If the file can't be read any more, that has been said.
+            Some(durable) => durable.failed().await.unwrap_or(in_this_run),
+        }
+    }
 }
 
 /// The hand on the worker while it runs.
@@ -169,7 +224,7 @@ struct Stopping {
 }
 
 impl Steering {
-    async fn run(&mut self, worker: Worker) -> Report {
+    async fn run(&mut self, worker: Worker, feeding: &mut Pin<Box<dyn Future<Output = ()>>>) -> Report {
         let mut run = std::pin::pin!(worker.run(self.shutdown.clone()));
         let mut ticks = interval(PLAIN_EVERY);
         ticks.reset();
@@ -181,6 +236,7 @@ impl Steering {
                 report = &mut run => return report,
                 asked = self.signals.next() => self.obey(asked),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.step(),
+                () = &mut *feeding => {}
                 _ = ticks.tick() => self.ledger.console.plain_line(),
                 _ = burials.tick() => orphans::bury(&running()),
             }
@@ -316,7 +372,7 @@ fn timetable(now: Instant, deadline: Duration, grace: Duration) -> (Instant, Ins
 /// A run that is over, but for what is said of it.
 struct Over {
     report: Report,
-    source: Arc<RecordSource>,
+    origin: Origin,
     ledger: Arc<Ledger>,
     input_name: String,
 }
@@ -324,33 +380,36 @@ struct Over {
 impl Over {
     async fn end(
         self,
-        args: &super::EachArgs,
+        args: &EachArgs,
         mut steering: Steering,
         printed: oneshot::Receiver<io::Result<()>>,
     ) -> Exit {
-        let complete = self.source.is_over();
-        let (trouble, summary) = self.ledger.close_books(&self.source.unfinished(), &self.source.put_back());
+        let records = &self.origin.records;
+        let complete = records.is_over();
+        let (trouble, summary) = self.ledger.close_books(&records.unfinished(), &records.put_back());
+        let failed = self.origin.failed(summary.failed).await;
         let stop = steering.stopping.map(|stopping| stopping.by).filter(|_| !complete);
         let stopped_by = match &trouble {
             Some(Trouble::Failure) if stop.is_none() && !complete => Some("--stop-on-failure"),
             _ => stop.map(|stop| stop.name),
         };
         let took = self.ledger.figures.elapsed();
-        let ending =
-            Ending { took, max_attempts: args.attempts(), stopped_by, not_begun: self.source.not_begun() };
+        let before = failed.saturating_sub(summary.failed);
+        let (max_attempts, not_begun) = (args.attempts(), records.not_begun());
+        let ending = Ending { took, max_attempts, stopped_by, not_begun, failed_before: before };
         let last = if args.json { json_line(&summary.json(&ending)) } else { Vec::new() };
         let ledger = self.ledger.clone();
         // In a task of its own, since a reader of standard output who is slow may make even this wait.
         let mut hand_in = tokio::task::JoinSet::new();
         hand_in.spawn(async move { ledger.printer.end(last).await });
         let written = steering.written(printed).await;
-        let flawless = complete && summary.failed == 0;
+        let flawless = complete && failed == 0;
         let broken_pipe = matches!(&written, Some(Err(error)) if error.kind() == ErrorKind::BrokenPipe);
         if !(args.json || args.quiet && flawless || broken_pipe) {
             self.ledger.console.say(summary.text(&ending).as_bytes());
         }
         let (exit, what) =
-            self.verdict(trouble, written, stop.or(steering.stopping.map(|late| late.by)), summary.failed);
+            self.verdict(trouble, written, stop.or(steering.stopping.map(|late| late.by)), failed);
         if let Some(what) = what {
             self.ledger.console.say(format!("tidegate: {what}\n").as_bytes());
         }
@@ -365,7 +424,7 @@ impl Over {
         stop: Option<Stop>,
         failed: u64,
     ) -> (Exit, Option<String>) {
-        let complete = self.source.is_over();
+        let complete = self.origin.records.is_over();
         if let StopCause::Failed(error) = &self.report.cause {
             return (Exit::Internal, Some(format!("the worker failed: {error}")));
         }

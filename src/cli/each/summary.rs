@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::text::{count, rate, span};
+use crate::cli::text::{count, rate, span};
 
 /// How many failures the summary lists, and how many unfinished records; `--failed-to` keeps them all. Two
 /// screens of a terminal.
@@ -46,6 +46,8 @@ pub(super) struct Ending<'a> {
     pub(super) stopped_by: Option<&'a str>,
     /// The first record that was not begun, if the input was not run to its end.
     pub(super) not_begun: Option<u64>,
+    /// Records that failed for good in earlier runs on the same file.
+    pub(super) failed_before: u64,
 }
 
 /// The summary as `--json` shows it.
@@ -61,6 +63,8 @@ struct Line<'a> {
     stopped_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_begun_from: Option<u64>,
+    #[serde(skip_serializing_if = "super::output::is_zero")]
+    failed_before: u64,
 }
 
 impl Summary {
@@ -139,6 +143,11 @@ impl Summary {
             let _ = writeln!(text, "tidegate: record {number} was not begun: {excerpt}");
         }
         more(&mut text, self.put_back, self.unbegun.len(), "were not begun");
+        if ending.failed_before > 0 {
+            let failed = count(ending.failed_before);
+            let _ =
+                writeln!(text, "tidegate: {failed} failed in earlier runs (--retry-failed tries them again)");
+        }
         match ending.not_begun {
             None => {}
             Some(0 | 1) => text.push_str("tidegate: nothing of the input was begun\n"),
@@ -164,6 +173,7 @@ impl Summary {
             seconds,
             stopped_by,
             not_begun_from,
+            failed_before: ending.failed_before,
         }
     }
 }
@@ -172,8 +182,13 @@ impl Summary {
 mod tests {
     use super::*;
 
-    const QUICK: Ending<'_> =
-        Ending { took: Duration::from_secs(2), max_attempts: 1, stopped_by: None, not_begun: None };
+    const QUICK: Ending<'_> = Ending {
+        took: Duration::from_secs(2),
+        max_attempts: 1,
+        stopped_by: None,
+        not_begun: None,
+        failed_before: 0,
+    };
 
     #[test]
     fn a_summary_says_no_more_than_there_is_to_say() {

@@ -29,7 +29,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::facts::deadline;
+use super::clock::deadline;
 use super::secret::{Revealed, Secret};
 use crate::cli::child::exec::{Ended, Launcher, Task, find_program, running};
 use crate::cli::child::orphans::{adopt, bury};

@@ -11,10 +11,10 @@
 //! This file checks what was asked for; `steer` runs it.
 
 mod args;
+mod clock;
 #[cfg_attr(not(feature = "http"), allow(dead_code, unused_imports, reason = "what only `http_kind` needs"))]
 pub(crate) mod config;
 pub(crate) mod exec;
-mod facts;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 #[cfg(feature = "http")]

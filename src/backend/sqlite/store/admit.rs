@@ -41,7 +41,7 @@ impl Txn<'_> {
         let (state, due) = self.line_up(wait, now)?;
         self.connection
             .prepare_cached(
-                "INSERT INTO jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, max_attempts,
+                "INSERT INTO tidegate_jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, max_attempts,
                      timeout, attempts, lapses, token, cancelled, unique_key, window, payload)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?1, ?6, ?1, ?7, ?7, ?8, ?9, 0, 0, 0, 0, ?10, ?11, ?12)",
             )?
@@ -65,7 +65,7 @@ impl Txn<'_> {
     /// Gives the new payload to the holder of the key, if that still waits.
     fn replace_payload(&self, holder: i64, new: &NewJob) -> rusqlite::Result<bool> {
         self.connection
-            .prepare_cached("UPDATE jobs SET payload = ?2 WHERE id = ?1 AND state IN (0, 1)")?
+            .prepare_cached("UPDATE tidegate_jobs SET payload = ?2 WHERE id = ?1 AND state IN (0, 1)")?
             .execute(params![holder, new.payload.as_ref()])
             .map(|changed| changed > 0)
     }

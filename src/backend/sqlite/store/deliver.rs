@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{LEASED, Span, Stand, Time, Txn, job, nanoseconds, stand};
+use super::history::Attempt;
+use super::{CANCELLED, LEASED, Span, Stand, Time, Txn, job, nanoseconds, stand};
+use crate::inspect::AttemptEnd;
 use crate::job::{Job, Kind, Queue, Tag};
 use crate::lease::Renewal;
 use crate::source::{FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
@@ -69,7 +71,7 @@ impl Txn<'_> {
     /// The heads of all lanes, or of those of one queue. As many steps as there are lanes, however many jobs.
     fn heads(&self, queue: Option<&Queue>) -> rusqlite::Result<Vec<Head>> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT queue, kind, rank, ord FROM jobs
+            "SELECT queue, kind, rank, ord FROM tidegate_jobs
              WHERE state = 0 AND (queue, kind, rank, ord) > (?1, ?2, ?3, ?4)
              ORDER BY queue, kind, rank, ord LIMIT 1",
         )?;
@@ -100,7 +102,7 @@ impl Txn<'_> {
     fn head_of(&self, lane: &Head) -> rusqlite::Result<Option<Head>> {
         self.connection
             .prepare_cached(
-                "SELECT ord FROM jobs WHERE state = 0 AND queue = ?1 AND kind = ?2 AND rank = ?3 ORDER BY ord LIMIT 1",
+                "SELECT ord FROM tidegate_jobs WHERE state = 0 AND queue = ?1 AND kind = ?2 AND rank = ?3 ORDER BY ord LIMIT 1",
             )?
             .query_row(params![lane.queue.as_str(), lane.kind.as_str(), lane.rank], |row| {
                 Ok(Head { ord: row.get(0)?, ..lane.clone() })
@@ -120,9 +122,9 @@ impl Txn<'_> {
         let token = self.next_seq();
         let until = now.saturating_add(nanoseconds(self.settings.lease_ttl));
         let sql = concat!(
-            "UPDATE jobs SET state = 2, due = ?1, token = ?2, entered = ?2, since = ?3, attempts = attempts + 1,
+            "UPDATE tidegate_jobs SET state = 2, due = ?1, token = ?2, entered = ?2, since = ?3, attempts = attempts + 1,
                  cancelled = 0
-             WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND queue = ?4 AND kind = ?5 AND rank = ?6 AND ord < ?7
+             WHERE id IN (SELECT id FROM tidegate_jobs WHERE state = 0 AND queue = ?4 AND kind = ?5 AND rank = ?6 AND ord < ?7
                  ORDER BY ord LIMIT ?8)
              RETURNING ",
             job_columns!(),
@@ -169,6 +171,7 @@ impl Txn<'_> {
         for one in settled {
             match self.leased(one.tag)? {
                 Some(job) => self.settle_one(&job, one, now)?,
+                None if self.heard_late(one.tag)? => {}
                 None => stale.push(one.tag),
             }
         }
@@ -184,35 +187,67 @@ impl Txn<'_> {
             .prepare_cached(concat!(
                 "SELECT ",
                 stand_columns!(),
-                " FROM jobs WHERE id = ?1 AND state = ?2 AND token = ?3"
+                " FROM tidegate_jobs WHERE id = ?1 AND state = ?2 AND token = ?3"
             ))?
             .query_row(params![tag.key.cast_signed(), LEASED, tag.token.cast_signed()], stand)
             .optional()
     }
 
-    fn settle_one(&mut self, job: &Stand, settled: &Settled, now: Time) -> rusqlite::Result<()> {
-        if settled.settlement == Settlement::Ack {
-            self.counters.done += 1;
-            return self.remove(job);
+    /// Whether this is the first that is heard of an attempt whose job was completed, and is done by now.
+    fn heard_late(&self, tag: Tag) -> rusqlite::Result<bool> {
+        if tag.session != 0 {
+            return Ok(false);
         }
-        if let Some(reason) = &settled.reason {
-            self.connection
-                .prepare_cached("UPDATE jobs SET last_error = ?2 WHERE id = ?1")?
-                .execute(params![job.id, truncate(reason, MAX_REASON_BYTES)])?;
+        self.connection
+            .prepare_cached(
+                "UPDATE tidegate_jobs SET completed = NULL
+                 WHERE id = ?1 AND state = 4 AND token = ?2 AND completed IS NOT NULL",
+            )?
+            .execute([tag.key.cast_signed(), tag.token.cast_signed()])
+            .map(|changed| changed > 0)
+    }
+
+    pub(super) fn settle_one(&mut self, job: &Stand, settled: &Settled, now: Time) -> rusqlite::Result<()> {
+        if settled.settlement == Settlement::Ack || job.completed.is_some() {
+            let (error, output) = (settled.reason.as_deref(), settled.output.as_deref());
+            let ended = Attempt { ended_at: now, end: AttemptEnd::Done, error, output };
+            self.finish(job, &ended, self.settings.keep_done, now)?;
+            if job.completed.is_some() {
+                self.heard_late(settled.tag)?;
+            }
+            return Ok(());
         }
-        if let Settlement::Release { .. } = settled.settlement {
-            self.connection
-                .prepare_cached("UPDATE jobs SET attempts = max(attempts - 1, 0) WHERE id = ?1")?
-                .execute([job.id])?;
-        }
-        match settled.settlement {
-            _ if job.cancelled => self.bury(job, Some("cancelled"), now),
-            Settlement::Retry { after } => {
-                let ord = self.next_seq();
+        let after = match settled.settlement {
+            _ if job.cancelled => None,
+            Settlement::Retry { after } | Settlement::Release { after } => Some(after),
+            Settlement::Ack | Settlement::Reject => None,
+        };
+        let released = matches!(settled.settlement, Settlement::Release { .. });
+        let reason = settled.reason.as_deref().map(|reason| truncate(reason, MAX_REASON_BYTES));
+        let ended = Attempt {
+            ended_at: now,
+            end: match after {
+                None => AttemptEnd::Rejected,
+                Some(_) if released => AttemptEnd::Released,
+                Some(_) => AttemptEnd::Retried,
+            },
+            error: reason.or(job.cancelled.then_some(CANCELLED)),
+            output: settled.output.as_deref(),
+        };
+        let history = self.write_down(job, &ended)?;
+        self.connection
+            .prepare_cached(
+                "UPDATE tidegate_jobs SET last_error = coalesce(?2, last_error), attempts = max(attempts - ?3, 0),
+                     history = ?4
+                 WHERE id = ?1",
+            )?
+            .execute(params![job.id, reason, released, history])?;
+        match after {
+            Some(after) => {
+                let ord = if released { job.ord } else { self.next_seq() };
                 self.wait_again(job, after, ord, now)
             }
-            Settlement::Release { after } => self.wait_again(job, after, job.ord, now),
-            Settlement::Ack | Settlement::Reject => self.bury(job, None, now),
+            None => self.bury(job, job.cancelled.then_some(CANCELLED), now),
         }
     }
 
@@ -224,7 +259,7 @@ impl Txn<'_> {
             .map(|tag| {
                 let Some(job) = self.leased(*tag)? else { return Ok(Renewal::Lost) };
                 self.connection
-                    .prepare_cached("UPDATE jobs SET due = ?2 WHERE id = ?1")?
+                    .prepare_cached("UPDATE tidegate_jobs SET due = ?2 WHERE id = ?1")?
                     .execute(params![job.id, until])?;
                 Ok(if job.cancelled { Renewal::CancelRequested } else { Renewal::Kept })
             })
@@ -234,6 +269,7 @@ impl Txn<'_> {
     /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
     pub(in super::super) fn reclaim(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
         self.ripen(now)?;
+        self.sweep(now)?;
         self.lapse(now, max)
     }
 }

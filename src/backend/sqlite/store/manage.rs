@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{DEAD, DELAYED, LEASED, READY, Time, Txn, job, moment, number, shared, state, state_number};
+use super::{
+    CANCELLED, DEAD, DELAYED, DONE, LEASED, READY, Time, Txn, job, moment, number, shared, state,
+    state_number,
+};
 use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
 use crate::job::{JobId, Kind, Queue};
 
@@ -14,7 +17,7 @@ impl Txn<'_> {
         let count = |state: i64| {
             // The number is part of the text, so that the index of that state is used.
             self.connection
-                .prepare_cached(&format!("SELECT count(*) FROM jobs WHERE state = {state}"))?
+                .prepare_cached(&format!("SELECT count(*) FROM tidegate_jobs WHERE state = {state}"))?
                 .query_row([], |row| row.get(0).map(i64::unsigned_abs))
         };
         Ok(Counts {
@@ -23,7 +26,7 @@ impl Txn<'_> {
             leased: count(LEASED)?,
             dead: count(DEAD)?,
             done: self.counters.done.unsigned_abs(),
-            kept: 0,
+            kept: count(DONE)?,
         })
     }
 
@@ -37,7 +40,7 @@ impl Txn<'_> {
                 job_columns!(),
                 ", ",
                 view_columns!(),
-                " FROM jobs WHERE id = ?1"
+                " FROM tidegate_jobs WHERE id = ?1"
             ))?
             .query_row([id], stored)
             .optional()
@@ -51,7 +54,7 @@ impl Txn<'_> {
     ) -> rusqlite::Result<Vec<StoredJob>> {
         self.advance(now)?;
         let sql = format!(
-            "SELECT {}, {} FROM jobs
+            "SELECT {}, {} FROM tidegate_jobs
              WHERE state = {} AND (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR queue = ?2)
              ORDER BY entered, ord LIMIT ?3 OFFSET ?4",
             job_columns!(),
@@ -72,13 +75,14 @@ impl Txn<'_> {
         let Some(id) = number(id) else { return Ok(false) };
         let Some(job) = self.stand(id)? else { return Ok(false) };
         match job.state {
-            DEAD => return Ok(false),
+            DEAD | DONE => return Ok(false),
+            LEASED if job.completed.is_some() => return Ok(false),
             LEASED => {
                 self.connection
-                    .prepare_cached("UPDATE jobs SET cancelled = 1 WHERE id = ?1")?
+                    .prepare_cached("UPDATE tidegate_jobs SET cancelled = 1 WHERE id = ?1")?
                     .execute([id])?;
             }
-            _ => self.bury(&job, Some("cancelled"), now)?,
+            _ => self.bury(&job, Some(CANCELLED), now)?,
         }
         Ok(true)
     }
@@ -90,7 +94,7 @@ impl Txn<'_> {
         let Some(id) = number(id) else { return Ok(false) };
         let Some(job) = self.stand(id)? else { return Ok(false) };
         match job.state {
-            READY | LEASED => return Ok(false),
+            READY | LEASED | DONE => return Ok(false),
             DEAD => {
                 if let Some((key, span)) = &job.unique
                     && *span != super::Span::Period
@@ -99,7 +103,7 @@ impl Txn<'_> {
                     return Ok(false);
                 }
                 self.connection
-                    .prepare_cached("UPDATE jobs SET attempts = 0, lapses = 0 WHERE id = ?1")?
+                    .prepare_cached("UPDATE tidegate_jobs SET attempts = 0, lapses = 0 WHERE id = ?1")?
                     .execute(params![id])?;
             }
             _ => {}

@@ -11,7 +11,8 @@
 /// What [`stand`] reads. Macros, so that no text of a statement is put together while a transaction runs.
 macro_rules! stand_columns {
     () => {
-        "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts"
+        "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts, since, history,
+         completed"
     };
 }
 
@@ -31,10 +32,15 @@ macro_rules! view_columns {
 
 mod admit;
 mod deliver;
+mod ended;
+mod history;
 mod manage;
+mod sole;
+mod time;
 mod unique;
 
 pub(super) use deliver::Handed;
+pub(crate) use sole::Standing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -45,9 +51,6 @@ use super::config::Settings;
 use crate::enqueue::Window;
 use crate::inspect::JobState;
 use crate::job::{Job, JobId, Kind, Queue};
-
-/// How many delayed jobs or lapsed leases one transaction moves: the rest is left to the next.
-const MAX_MOVED: u32 = 1_000;
 
 /// Nanoseconds since 1970; until the year 2262.
 pub(super) type Time = i64;
@@ -97,6 +100,8 @@ struct Counters {
     seq: i64,
     done: i64,
     dropped_dead: i64,
+    dead: i64,
+    kept: i64,
 }
 
 /// What a job needs to be moved from one state to the next.
@@ -110,6 +115,12 @@ struct Stand {
     lapses: u32,
     cancelled: bool,
     max_attempts: Option<u32>,
+    /// When it came into its state; for one with a worker, when it was handed over.
+    since: Time,
+    /// How many of its attempts have been written down so far.
+    history: i64,
+    /// When its work was committed together with word that it is completed, though its worker has not said so yet.
+    completed: Option<Time>,
 }
 
 /// For how long a unique key is held; a period's end stands with the key.
@@ -144,6 +155,9 @@ const LEASED: i64 = 2;
 const DEAD: i64 = 3;
 const DONE: i64 = 4;
 
+/// Why a job that somebody cancelled is dead.
+const CANCELLED: &str = "cancelled";
+
 fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
     let key: Option<String> = row.get(4)?;
     let window: Option<i64> = row.get(5)?;
@@ -157,6 +171,9 @@ fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
         lapses: row.get(7)?,
         cancelled: row.get(8)?,
         max_attempts: row.get(9)?,
+        since: row.get(10)?,
+        history: row.get(11)?,
+        completed: row.get(12)?,
     })
 }
 
@@ -190,9 +207,11 @@ fn number(id: &JobId) -> Option<i64> {
 impl<'a> Txn<'a> {
     pub(super) fn begin(connection: &'a Connection, settings: &'a Settings) -> rusqlite::Result<Self> {
         let counters = connection
-            .prepare_cached("SELECT seq, done, dropped_dead FROM counters")?
+            .prepare_cached("SELECT seq, done, dropped_dead, dead, kept FROM tidegate_counters")?
             .query_row([], |row| {
-                Ok(Counters { seq: row.get(0)?, done: row.get(1)?, dropped_dead: row.get(2)? })
+                let [seq, done, dropped_dead, dead, kept] =
+                    [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+                Ok(Counters { seq, done, dropped_dead, dead, kept })
             })?;
         let effects = Effects::default();
         Ok(Self { connection, settings, counters, saved: counters, stored: counters, effects })
@@ -218,10 +237,12 @@ impl<'a> Txn<'a> {
     /// Before the commit.
     pub(super) fn end(self) -> rusqlite::Result<Effects> {
         if self.counters != self.stored {
-            let Counters { seq, done, dropped_dead } = self.counters;
+            let Counters { seq, done, dropped_dead, dead, kept } = self.counters;
             self.connection
-                .prepare_cached("UPDATE counters SET seq = ?1, done = ?2, dropped_dead = ?3")?
-                .execute(params![seq, done, dropped_dead])?;
+                .prepare_cached(
+                    "UPDATE tidegate_counters SET seq = ?1, done = ?2, dropped_dead = ?3, dead = ?4, kept = ?5",
+                )?
+                .execute([seq, done, dropped_dead, dead, kept])?;
         }
         Ok(self.effects)
     }
@@ -235,84 +256,11 @@ impl<'a> Txn<'a> {
         self.counters.seq
     }
 
-    // ---- time ----
-
-    /// Lets time have its effect up to `now`.
-    fn advance(&mut self, now: Time) -> rusqlite::Result<()> {
-        self.ripen(now)?;
-        self.lapse(now, usize::MAX).map(|_| ())
-    }
-
-    /// Delayed jobs whose time has come are ready, behind those that are, in the order of their times.
-    fn ripen(&mut self, now: Time) -> rusqlite::Result<()> {
-        let due = {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT id FROM jobs WHERE state = 1 AND due <= ?1 ORDER BY due, ord LIMIT ?2",
-            )?;
-            let ids = statement.query_map(params![now, MAX_MOVED], |row| row.get(0))?;
-            ids.collect::<rusqlite::Result<Vec<i64>>>()?
-        };
-        for id in due {
-            self.make_ready(id, now)?;
-        }
-        Ok(())
-    }
-
-    /// Takes back at most `max` jobs whose lease has run out, and says how many it was.
-    pub(super) fn lapse(&mut self, now: Time, max: usize) -> rusqlite::Result<usize> {
-        let lapsed = {
-            let mut statement = self.connection.prepare_cached(concat!(
-                "SELECT ",
-                stand_columns!(),
-                " FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due, id LIMIT ?2"
-            ))?;
-            let rows = statement
-                .query_map(params![now, u32::try_from(max).unwrap_or(u32::MAX).min(MAX_MOVED)], stand)?;
-            rows.collect::<rusqlite::Result<Vec<Stand>>>()?
-        };
-        for job in &lapsed {
-            self.lapse_one(job, now)?;
-        }
-        Ok(lapsed.len())
-    }
-
-    /// The attempt was counted when the job was handed over, so that one which kills its workers comes to an end too.
-    fn lapse_one(&mut self, job: &Stand, now: Time) -> rusqlite::Result<()> {
-        let lapses = job.lapses.saturating_add(1);
-        let most = job.max_attempts.unwrap_or(self.settings.crash_limit);
-        self.connection
-            .prepare_cached("UPDATE jobs SET lapses = ?2, last_error = ?3 WHERE id = ?1")?
-            .execute(params![job.id, lapses, "its lease ran out: the worker died, or lost touch"])?;
-        if job.cancelled {
-            self.bury(job, Some("cancelled"), now)
-        } else if job.attempts >= most {
-            let attempts = job.attempts;
-            let reason = format!(
-                "lease expired {lapses} times, the last time in attempt {attempts} of at most {most}"
-            );
-            self.bury(job, Some(&reason), now)
-        } else {
-            self.wait_again(job, Duration::ZERO, job.ord, now)
-        }
-    }
-
-    /// When time will have an effect next. Never later than a lease's time from `now`: one that is granted meanwhile
-    /// can't end sooner than that, so who sleeps until then need not be told of it.
-    pub(super) fn next_event(&self, now: Time) -> rusqlite::Result<Time> {
-        let next = |sql: &str| -> rusqlite::Result<Option<Time>> {
-            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()
-        };
-        let delayed = next("SELECT due FROM jobs WHERE state = 1 ORDER BY due LIMIT 1")?;
-        let leased = next("SELECT due FROM jobs WHERE state = 2 ORDER BY due LIMIT 1")?;
-        let lease = now.saturating_add(nanoseconds(self.settings.lease_ttl));
-        Ok([delayed, leased].into_iter().flatten().fold(lease, Time::min))
-    }
-
     // ---- from one state to the next ----
 
     fn stand(&self, id: i64) -> rusqlite::Result<Option<Stand>> {
         self.connection
-            .prepare_cached(concat!("SELECT ", stand_columns!(), " FROM jobs WHERE id = ?1"))?
+            .prepare_cached(concat!("SELECT ", stand_columns!(), " FROM tidegate_jobs WHERE id = ?1"))?
             .query_row([id], stand)
             .optional()
     }
@@ -320,11 +268,12 @@ impl<'a> Txn<'a> {
     /// A job waits once more from now on, and takes its unique key again.
     fn wait_again(&mut self, job: &Stand, wait: Duration, ord: i64, now: Time) -> rusqlite::Result<()> {
         self.claim_again(job)?;
+        self.leaves(job.state);
         let (state, due) = self.line_up(wait, now)?;
         let entered = self.next_seq();
         self.connection
             .prepare_cached(
-                "UPDATE jobs SET state = ?2, due = ?3, ord = ?4, entered = ?5, since = ?6, cancelled = 0 WHERE id = ?1",
+                "UPDATE tidegate_jobs SET state = ?2, due = ?3, ord = ?4, entered = ?5, since = ?6, cancelled = 0 WHERE id = ?1",
             )?
             .execute(params![job.id, state, due, ord, entered, now])?;
         Ok(())
@@ -340,7 +289,7 @@ impl<'a> Txn<'a> {
         if !self.effects.sooner {
             let first: Option<Time> = self
                 .connection
-                .prepare_cached("SELECT due FROM jobs WHERE state = 1 ORDER BY due LIMIT 1")?
+                .prepare_cached("SELECT due FROM tidegate_jobs WHERE state = 1 ORDER BY due LIMIT 1")?
                 .query_row([], |row| row.get(0))
                 .optional()?;
             self.effects.sooner = first.is_none_or(|first| due < first);
@@ -355,41 +304,19 @@ impl<'a> Txn<'a> {
         self.wait_again(&job, Duration::ZERO, ord, now)
     }
 
-    /// To the dead letters; the oldest of these makes room.
-    fn bury(&mut self, job: &Stand, reason: Option<&str>, now: Time) -> rusqlite::Result<()> {
-        self.free_key(job)?;
-        let entered = self.next_seq();
-        self.connection
-            .prepare_cached(
-                "UPDATE jobs SET state = 3, due = 0, entered = ?2, since = ?3, last_error = coalesce(?4, last_error)
-                 WHERE id = ?1",
-            )?
-            .execute(params![job.id, entered, now, reason])?;
-        self.drop_old_dead()
-    }
-
-    fn drop_old_dead(&mut self) -> rusqlite::Result<()> {
-        let beyond: Option<i64> = self
-            .connection
-            .prepare_cached(
-                "SELECT entered FROM jobs WHERE state = 3 ORDER BY entered DESC LIMIT 1 OFFSET ?1",
-            )?
-            .query_row([i64::try_from(self.settings.max_dead).unwrap_or(i64::MAX)], |row| row.get(0))
-            .optional()?;
-        if let Some(beyond) = beyond {
-            let dropped = self
-                .connection
-                .prepare_cached("DELETE FROM jobs WHERE state = 3 AND entered <= ?1")?
-                .execute([beyond])?;
-            self.counters.dropped_dead += dropped as i64;
-            self.effects.dropped_dead += dropped as u64;
-        }
-        Ok(())
-    }
-
     fn remove(&mut self, job: &Stand) -> rusqlite::Result<()> {
         self.free_key(job)?;
-        self.connection.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([job.id]).map(|_| ())
+        self.leaves(job.state);
+        self.drop_job(job.id, job.history)
+    }
+
+    /// One of those that have ended is there no more, or begins anew.
+    fn leaves(&mut self, state: i64) {
+        match state {
+            DEAD => self.counters.dead -= 1,
+            DONE => self.counters.kept -= 1,
+            _ => {}
+        }
     }
 }
 

@@ -10,7 +10,7 @@ impl Txn<'_> {
     /// Lets go of the keys whose period has ended.
     pub(super) fn expire_keys(&self, now: Time) -> rusqlite::Result<()> {
         self.connection
-            .prepare_cached("DELETE FROM unique_keys WHERE until <= ?1")?
+            .prepare_cached("DELETE FROM tidegate_unique_keys WHERE until <= ?1")?
             .execute([now])
             .map(|_| ())
     }
@@ -18,7 +18,9 @@ impl Txn<'_> {
     /// The job that holds the key, and stands for others that would.
     pub(super) fn holder(&self, kind: &Kind, key: &str) -> rusqlite::Result<Option<i64>> {
         self.connection
-            .prepare_cached("SELECT job FROM unique_keys WHERE kind = ?1 AND key = ?2 ORDER BY seq LIMIT 1")?
+            .prepare_cached(
+                "SELECT job FROM tidegate_unique_keys WHERE kind = ?1 AND key = ?2 ORDER BY seq LIMIT 1",
+            )?
             .query_row(params![kind.as_str(), key], |row| row.get(0))
             .optional()
     }
@@ -46,7 +48,7 @@ impl Txn<'_> {
         let held: bool = self
             .connection
             .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM unique_keys WHERE kind = ?1 AND key = ?2 AND job = ?3)",
+                "SELECT EXISTS (SELECT 1 FROM tidegate_unique_keys WHERE kind = ?1 AND key = ?2 AND job = ?3)",
             )?
             .query_row(params![job.kind.as_str(), key, job.id], |row| row.get(0))?;
         if held { Ok(()) } else { self.hold(&job.kind, key, job.id, None) }
@@ -56,7 +58,7 @@ impl Txn<'_> {
         let seq = self.next_seq();
         self.connection
             .prepare_cached(
-                "INSERT INTO unique_keys (kind, key, seq, job, until) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO tidegate_unique_keys (kind, key, seq, job, until) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![kind.as_str(), key, seq, job, until])
             .map(|_| ())
@@ -70,7 +72,7 @@ impl Txn<'_> {
 
     pub(super) fn let_go(&self, kind: &Kind, key: &str, job: i64) -> rusqlite::Result<()> {
         self.connection
-            .prepare_cached("DELETE FROM unique_keys WHERE kind = ?1 AND key = ?2 AND job = ?3")?
+            .prepare_cached("DELETE FROM tidegate_unique_keys WHERE kind = ?1 AND key = ?2 AND job = ?3")?
             .execute(params![kind.as_str(), key, job])
             .map(|_| ())
     }

@@ -61,15 +61,26 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
+/// For how long something has been so, in a few characters: `12s`, `3m`, `5h`, `40d`.
+pub(super) fn age(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// How many a second: one decimal below ten.
 pub(super) fn rate(number: u64, time: Duration) -> String {
     let rate = number as f64 / time.as_secs_f64().max(1e-9);
     if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", count(rate.round() as u64)) }
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 (RFC 4648, with padding), for bytes that a JSON string can't hold.
 pub(super) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
         let bits =
@@ -82,9 +93,52 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`base64`] has coded; the padding may be left out. `None` for anything else.
+pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let padding = text.len() - text.trim_end_matches('=').len();
+    let digits = &text.as_bytes()[..text.len() - padding];
+    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for four in digits.chunks(4) {
+        let mut bits = 0;
+        for (at, digit) in four.iter().enumerate() {
+            bits |= u32::from(six(*digit)?) << (18 - 6 * at);
+        }
+        let length = four.len() * 6 / 8;
+        let coded = bits.to_be_bytes();
+        // What the last digit has beyond the last byte says nothing, and must not seem to.
+        if coded[1 + length..].iter().any(|rest| *rest != 0) {
+            return None;
+        }
+        bytes.extend_from_slice(&coded[1..1 + length]);
+    }
+    Some(bytes)
+}
+
+/// What a digit of Base64 stands for: its place among [`DIGITS`].
+fn six(digit: u8) -> Option<u8> {
+    match digit {
+        b'A'..=b'Z' => Some(digit - b'A'),
+        b'a'..=b'z' => Some(digit - b'a' + 26),
+        b'0'..=b'9' => Some(digit - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_a_few_characters() {
+        let ages = [0, 59, 60, 3599, 3600, 172_799, 172_800, 86_400 * 400];
+        let ages = ages.map(|seconds| age(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["0s", "59s", "1m", "59m", "1h", "47h", "2d", "400d"]);
+    }
 
     #[test]
     fn a_quoted_word_reads_back_as_itself() {
@@ -123,7 +177,17 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), coded);
+            assert_eq!(from_base64(coded).as_deref(), Some(plain.as_bytes()), "{coded}");
+            assert_eq!(
+                from_base64(coded.trim_end_matches('=')).as_deref(),
+                Some(plain.as_bytes()),
+                "{coded}"
+            );
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+        assert_eq!(from_base64("//79"), Some(vec![0xff, 0xfe, 0xfd]));
+        for text in ["Z", "Zg=", "Zg===", "Z===", "=", "Zh==", "Zm9=", "Zm 9", "Zm9v\n", "-_79", "Zg==Zg=="] {
+            assert_eq!(from_base64(text), None, "{text}");
+        }
     }
 }

@@ -1,0 +1,50 @@
+//! A long list, part by part.
+
+use crate::error::Error;
+use crate::inspect::{Inspect, JobQuery, StoredJob};
+
+/// The first part. Payloads may be large, and are not known yet.
+const FIRST: usize = 16;
+
+/// The largest part.
+const MOST: usize = 1_000;
+
+/// Parts grow while their payloads are fewer bytes than this, and shrink when they are more.
+const BYTES: usize = 16 << 20;
+
+/// Goes through the jobs that a query describes, however many. What changes meanwhile may be missed or come twice.
+#[derive(Debug)]
+pub(super) struct Pages {
+    query: JobQuery,
+    /// How many may still come.
+    left: usize,
+    size: usize,
+}
+
+impl Pages {
+    /// All that `query` describes, up to its maximum.
+    pub(super) fn of(query: JobQuery) -> Self {
+        Self { left: query.max, query, size: FIRST }
+    }
+
+    /// The next part; empty at the end. `staying` of the one before are still in the list.
+    pub(super) async fn next(
+        &mut self,
+        inspect: &dyn Inspect,
+        staying: usize,
+    ) -> Result<Vec<StoredJob>, Error> {
+        self.query.skip += staying;
+        self.query.max = self.size.min(self.left);
+        if self.query.max == 0 {
+            return Ok(Vec::new());
+        }
+        let jobs = inspect.list(&self.query).await?;
+        self.left -= jobs.len().min(self.left);
+        if jobs.len() < self.query.max {
+            self.left = 0;
+        }
+        let bytes: usize = jobs.iter().map(|job| job.job.payload.len()).sum();
+        self.size = if bytes > BYTES { (self.size / 2).max(1) } else { (self.size * 2).min(MOST) };
+        Ok(jobs)
+    }
+}

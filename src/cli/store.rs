@@ -1,0 +1,142 @@
+//! How a command finds its queue: `--source`, the environment, or a file in the current folder.
+//!
+//! A URL may carry credentials, so none is ever repeated; the path of a file is.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+
+use clap::Args;
+use tokio::runtime::{Builder, Runtime};
+
+use super::excerpt::escaped;
+use super::{Exit, refuse};
+use crate::backend::sqlite::Sqlite;
+use crate::backend::{self, Backend};
+use crate::error::{Chain, Error};
+
+/// The endings by which a path without a scheme is taken for a file of ours.
+const ENDINGS: [&str; 3] = [".sqlite", ".sqlite3", ".db"];
+
+/// Which queue.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db
+    #[arg(
+        short,
+        long,
+        value_name = "URL",
+        env = "TIDEGATE_SOURCE",
+        hide_env_values = true,
+        default_value = "sqlite:tidegate.sqlite",
+        global = true,
+        help_heading = "Queue"
+    )]
+    pub(crate) source: String,
+}
+
+/// What to do when the queue is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Make it, and say so to whoever sits at a terminal.
+    Make,
+    /// Say that it is missing.
+    Refuse,
+}
+
+/// An open queue, and a runtime for what is asked of it.
+///
+/// The runtime has a thread of its own, so that a connection is looked after while this one reads or writes.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) backend: Backend,
+    runtime: Runtime,
+}
+
+impl Store {
+    /// Opens the queue. When that can't be done, says why, and returns how to end.
+    pub(super) fn open(args: &SourceArgs, missing: Missing) -> Result<Self, Exit> {
+        let url = url(&args.source).map_err(|why| refuse(Exit::Usage, why))?;
+        let file = backend::sqlite_path(&url).map(Path::new);
+        let made = file.is_some_and(|file| file.symlink_metadata().is_err());
+        if let Some(file) = file.filter(|_| made && missing == Missing::Refuse) {
+            let file = escaped(&file.display().to_string());
+            return Err(refuse(
+                Exit::Unavailable,
+                format!(
+                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
+                     enqueue` makes one)"
+                ),
+            ));
+        }
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime
+            .map_err(|error| refuse(Exit::Internal, format!("the system gives no runtime: {error}")))?;
+        let opened = runtime.block_on(async { file.map_or_else(|| backend::open(&url), open_file) });
+        let backend = opened.map_err(|error| {
+            // Of a file that can't be used the command line is not to blame.
+            let exit =
+                if error.is_invalid_input() && file.is_none() { Exit::Usage } else { Exit::Unavailable };
+            refuse(exit, said(&error))
+        })?;
+        if let Some(file) = file.filter(|_| made && io::stderr().is_terminal()) {
+            refuse(Exit::Done, format!("made the queue {}", escaped(&file.display().to_string())));
+        }
+        Ok(Self { backend, runtime })
+    }
+
+    /// Waits for what was asked of the queue.
+    pub(super) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.runtime.block_on(answer)
+    }
+}
+
+/// Opens a file so that looking at it deletes nothing: how many dead and done jobs are kept is for those to say who run
+/// jobs.
+fn open_file(file: &Path) -> Result<Backend, Error> {
+    Ok(Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX).open()?.backend())
+}
+
+/// What went wrong with the queue is said, and how to end returned.
+pub(super) fn failed(error: &Error) -> Exit {
+    refuse(Exit::Unavailable, said(error))
+}
+
+/// An error on one line, whatever is in it.
+pub(super) fn said(error: &Error) -> impl fmt::Display {
+    escaped(&Chain(error).to_string())
+}
+
+/// The URL that is meant. Never part of a message.
+fn url(source: &str) -> Result<String, &'static str> {
+    if source.is_empty() {
+        return Err("--source (or TIDEGATE_SOURCE) is empty: name a queue, such as sqlite:jobs.sqlite");
+    }
+    if source.split_once(':').is_some_and(|(scheme, _)| scheme == "memory") {
+        return Err(
+            "--source memory: makes no sense here: that queue would end with this command, and its jobs with it",
+        );
+    }
+    let is_file = !source.contains(':') && ENDINGS.iter().any(|ending| source.ends_with(ending));
+    Ok(if is_file { format!("sqlite:{source}") } else { source.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_known_ending_needs_no_scheme() {
+        for (source, meant) in [
+            ("jobs.sqlite", "sqlite:jobs.sqlite"),
+            ("../a b/jobs.db", "sqlite:../a b/jobs.db"),
+            ("/srv/jobs.sqlite3", "sqlite:/srv/jobs.sqlite3"),
+            ("sqlite:jobs", "sqlite:jobs"),
+            ("redis://host/jobs.db", "redis://host/jobs.db"),
+            ("jobs.txt", "jobs.txt"),
+        ] {
+            assert_eq!(url(source).as_deref(), Ok(meant));
+        }
+        assert!(url("").is_err() && url("memory:").is_err() && url("memory://").is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! `--db`: the records outlive the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use rustix::process::Signal;
+use tidegate::backend::sqlite::Sqlite;
+use tidegate::{Inspect as _, JobQuery, JobState};
+
+use crate::support::{Fifo, Place, Running, until};
+
+/// The numbers of the records that were taken in and are done.
+fn done(place: &Place) -> BTreeSet<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (open, done) = runtime.block_on(async {
+        let jobs = Sqlite::open(place.path("db")).expect("it is there");
+        let mut open: BTreeSet<u64> = BTreeSet::new();
+        for state in [JobState::Ready, JobState::Delayed, JobState::Leased] {
+            for job in jobs.list(&JobQuery::new(state, usize::MAX)).await.expect("listed") {
+                let text = String::from_utf8_lossy(&job.job.payload).into_owned();
+                let (number, _) = text.split_once('\t').expect("a number and a tab come first");
+                open.insert(number.parse().expect("a number"));
+            }
+        }
+        (open, jobs.counts().await.expect("counted").done)
+    });
+    let taken_in = done + open.len() as u64;
+    (1..=taken_in).filter(|number| !open.contains(number)).collect()
+}
+
+/// The records that have run, in the order in which they did.
+fn ran(place: &Place) -> Vec<u64> {
+    let text = fs::read_to_string(place.path("out")).unwrap_or_default();
+    text.lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+/// Each record's effect is there, and none that was done runs again. `TIDEGATE_EACH_RECORDS` says of how many.
+#[test]
+fn killed_five_times_in_the_middle_it_goes_on_and_runs_nothing_again_that_was_done() {
+    const KILLS: u64 = 5;
+    const SLOTS: usize = 4;
+    let records =
+        std::env::var("TIDEGATE_EACH_RECORDS").map_or(50_000, |text| text.parse().expect("a number"));
+    let place = Place::new();
+    let input: String = (1..=records).map(|number| format!("{number}\n")).collect();
+    let part = input.len() as u64 / (KILLS + 1);
+    place.write("in", input);
+    let args = ["-q", "--db", "db", "-i", "in", "-j4", "--shell", "--", "echo $1 >> out"];
+    let mut kills = Vec::new();
+    for _ in 0..KILLS {
+        let length = || fs::metadata(place.path("out")).map_or(0, |out| out.len());
+        let enough = length() + part;
+        let mut running = place.start(args);
+        until("a part of it has run", || length() >= enough);
+        running.signal(Signal::KILL);
+        running.child.wait().expect("it was killed");
+        place.assert_nobody_is_left(); // what ran has ended by itself
+        kills.push((ran(&place).len(), done(&place)));
+    }
+    let last = place.run(args, "");
+    assert_eq!((last.code(), last.stderr()), (0, String::new()));
+    let ran = ran(&place);
+    for (before, done) in &kills {
+        let again: Vec<&u64> = ran[*before..].iter().filter(|number| done.contains(number)).collect();
+        assert!(again.is_empty(), "they were done: {again:?}");
+    }
+    let mut times = BTreeMap::new();
+    ran.iter().for_each(|number| *times.entry(*number).or_insert(0_usize) += 1);
+    assert!((1..=records).all(|number| times.contains_key(&number)), "each has run");
+    assert_eq!(times.len() as u64, records, "and nothing else");
+    let twice = ran.len() - times.len();
+    assert!(twice <= KILLS as usize * SLOTS, "{twice} ran twice: more than were in hand at a kill");
+}
+
+/// A run with one record in hand, which waits for a word; two more follow it.
+struct Scene {
+    place: Place,
+    ready: Fifo,
+    go: Fifo,
+    running: Running,
+}
+
+const INPUT: &str = "one\ntwo\nthree\n";
+
+impl Scene {
+    fn new() -> Self {
+        let place = Place::new();
+        let (ready, go) = (place.fifo("ready"), place.fifo("go"));
+        let mut running = place.start([
+            "--db",
+            "db",
+            "-j1",
+            "--progress",
+            "never",
+            "--shell",
+            "--",
+            "echo > ready; read x < go; echo $1 >> out",
+        ]);
+        running.feed(INPUT);
+        ready.hear();
+        Self { place, ready, go, running }
+    }
+
+    /// The same again, but with a command that does not wait.
+    fn again(&self, input: &str) -> crate::support::Ran {
+        again(&self.place, &[], input)
+    }
+}
+
+fn again(place: &Place, options: &[&str], input: &str) -> crate::support::Ran {
+    let mut args = vec!["--db", "db", "-j1", "--progress", "never"];
+    args.extend_from_slice(options);
+    args.extend_from_slice(&["--shell", "--", "echo $1 >> out; test $1 != bad"]);
+    place.run(args, input)
+}
+
+#[test]
+fn a_run_that_was_stopped_is_gone_on_with_and_needs_its_input_no_more() {
+    let mut scene = Scene::new();
+    scene.running.signal(Signal::TERM);
+    scene.running.hear("nothing more starts");
+    scene.go.tell();
+    let Scene { place, running, .. } = scene;
+    let stopped = running.end(&place);
+    assert_eq!((stopped.code(), place.read("out").as_str()), (143, "one\n"));
+    let ran = again(&place, &[], "");
+    assert_eq!((ran.code(), place.read("out").as_str()), (0, "one\ntwo\nthree\n"));
+    assert!(
+        ran.stderr().starts_with("tidegate: going on with db: 1 done, 0 failed, 2 to do\n"),
+        "{}",
+        ran.stderr()
+    );
+    let ran = again(&place, &[], INPUT);
+    assert_eq!((ran.code(), place.read("out").as_str()), (0, "one\ntwo\nthree\n"));
+}
+
+#[test]
+fn two_at_once_on_one_file_are_one_too_many() {
+    let scene = Scene::new();
+    let second =
+        scene.place.command(["--db", "db", "--", "true"]).stdin(std::process::Stdio::null()).output();
+    let second = second.expect("it is built");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(5), "{said}");
+    assert!(said.contains("--db db can't be used: another `tidegate each` is running"), "{said}");
+    for _ in 0..2 {
+        scene.go.tell();
+        scene.ready.hear();
+    }
+    scene.go.tell();
+    let Scene { place, running, .. } = scene;
+    assert_eq!((running.end(&place).code(), place.read("out").as_str()), (0, "one\ntwo\nthree\n"));
+}
+
+#[test]
+fn another_input_than_that_of_the_run_before_is_refused_and_what_was_taken_in_is_run() {
+    for (input, first) in [("one\nTWO\nthree\n", "3"), ("zero\none\ntwo\nthree\n", "3"), ("one\n", "1")] {
+        let mut scene = Scene::new();
+        // All three are in the file, in one block.
+        scene.running.signal(Signal::KILL);
+        scene.running.child.wait().expect("it was killed");
+        scene.go.tell(); // the command is left behind by the kill
+        scene.place.assert_nobody_is_left();
+        let ran = scene.again(input);
+        let why = format!(
+            "up to record {first}, it is not what db was filled from, up to record 3: give the same input"
+        );
+        assert!(ran.code() == 3 && ran.stderr().contains(&why), "{input:?}: {}", ran.stderr());
+        assert_eq!(scene.place.read("out"), "one\none\ntwo\nthree\n", "the first ran on, and is run again");
+    }
+}
+
+#[test]
+fn what_has_been_added_to_the_input_is_run_too() {
+    let place = Place::new();
+    assert_eq!(again(&place, &[], "one\n\ntwo\n").code(), 0);
+    assert_eq!(again(&place, &[], "one\n\ntwo\n\nfour\nfive").code(), 0);
+    assert_eq!(place.read("out"), "one\ntwo\nfour\nfive\n");
+}
+
+#[test]
+fn what_has_failed_stays_failed_until_it_is_to_be_tried_again() {
+    let place = Place::new();
+    let input = "good\nbad\nmuch too long\n";
+    let ran = again(&place, &["--max-record", "8"], input);
+    assert_eq!(ran.code(), 1);
+    assert!(ran.stderr().contains("1 done, 2 failed"), "{}", ran.stderr());
+    let ran = again(&place, &["--max-record", "8"], input);
+    assert_eq!(ran.code(), 1);
+    let said = "0 done, 0 failed in";
+    assert!(ran.stderr().contains(said), "{}", ran.stderr());
+    assert!(ran.stderr().ends_with("tidegate: 2 failed in earlier runs (--retry-failed tries them again)\n"));
+    assert_eq!(place.read("out"), "good\nbad\n");
+    let ran = again(&place, &["--max-record", "8", "--retry-failed"], input);
+    assert_eq!(ran.code(), 1);
+    assert!(
+        ran.stderr().contains("tidegate: record 2 failed: exited with status 1: bad\n"),
+        "{}",
+        ran.stderr()
+    );
+    assert_eq!(place.read("out"), "good\nbad\nbad\n");
+}
+
+#[test]
+fn attempts_are_counted_across_runs_and_one_that_a_kill_cut_short_is_not() {
+    let place = Place::new();
+    let go = place.fifo("go");
+    let script = "echo $TIDEGATE_ATTEMPT >> out; test $TIDEGATE_ATTEMPT = 1 || read x < go; exit 1";
+    let args = ["--db", "db", "--max-attempts", "2", "--retry-wait", "1ms", "-q", "--shell", "--", script];
+    let mut running = place.start(args);
+    running.feed("x\n");
+    until("the second attempt has begun", || place.path("out").exists() && place.read("out") == "1\n2\n");
+    running.signal(Signal::KILL);
+    running.child.wait().expect("it was killed");
+    go.tell();
+    place.assert_nobody_is_left();
+    let mut running = place.start(args);
+    running.feed("x\n");
+    until("the second attempt has begun again", || place.read("out") == "1\n2\n2\n");
+    go.tell();
+    assert_eq!(running.end(&place).code(), 1);
+    assert_eq!(place.read("out"), "1\n2\n2\n", "there is no third");
+}
+
+#[test]
+fn a_file_that_can_not_be_used_is_refused_before_anything_runs() {
+    let place = Place::new();
+    place.write("text", "this is no database, and long enough to be seen as none of SQLite's\n".repeat(20));
+    for (db, why) in [("text", "text can't be used"), ("no/such/folder", "no/such/folder can't be used")] {
+        let ran = place.run(["--db", db, "--shell", "--", "echo $1 >> out"], "one\n");
+        assert!(ran.code() == 5 && ran.stderr().contains(why), "{}", ran.stderr());
+        assert!(!place.path("out").exists());
+    }
+    let ran = place.run(["--retry-failed", "--", "true"], "");
+    assert!(ran.code() == 2 && ran.stderr().contains("--db <FILE>"), "{}", ran.stderr());
+}

@@ -1,0 +1,214 @@
+//! What goes wrong with the disk under a file: it is full, it is read-only, it is broken.
+//!
+//! A disk of its own is a tmpfs in a mount namespace of its own, which the system must allow. In it this very test
+//! program runs again, with [`DISK`] set.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tidegate::backend::sqlite::{Durability, Sqlite};
+use tidegate::{Enqueue, Error, ErrorKind, Inspect, JobId, NewJob, Settled, Settlement, Source};
+use tokio_util::sync::CancellationToken;
+
+use crate::file::at_once;
+use crate::folder::Folder;
+
+/// Where the disk of a test is, in the process that has one.
+const DISK: &str = "TIDEGATE_TEST_DISK";
+
+/// Runs the test of this name once more, with a disk of 1 MiB. `None` in the process that has it: that is to do the
+/// work, with the disk's place. Where no disk can be had, this is said on one line.
+fn with_a_small_disk(test: &str) -> Option<PathBuf> {
+    if let Some(disk) = std::env::var_os(DISK) {
+        return Some(disk.into());
+    }
+    let folder = Folder::new();
+    let program = std::env::current_exe().expect("a test knows where it is");
+    // A user namespace makes it possible without being root; who is root may not be allowed to have one.
+    for namespaces in ["-rm", "-m"] {
+        let mut command = Command::new("unshare");
+        command.args([namespaces, "sh", "-c"]);
+        command
+            .arg("mount -t tmpfs -o size=1m tidegate-test \"$1\" || exit 99; shift; exec \"$@\"")
+            .arg("sh");
+        command.arg(folder.path()).arg(&program).args(["--exact", test, "--nocapture"]);
+        let Ok(done) = command.env(DISK, folder.path()).output() else { continue };
+        match done.status.code() {
+            Some(0) => return None,
+            Some(101) => panic!("on its disk: {}", String::from_utf8_lossy(&done.stderr)),
+            _ => {}
+        }
+    }
+    // Past the test program, which would keep it to itself.
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: no mount namespace and no tmpfs may be made here");
+    None
+}
+
+/// What SQLite makes a file of by default.
+const PAGE: usize = 4096;
+
+async fn push(jobs: &Sqlite, payload: Vec<u8>) -> Result<JobId, Error> {
+    jobs.enqueue(vec![NewJob::new("kind", payload)]).await.map(|answers| answers[0].id().clone())
+}
+
+fn assert_full(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    assert!(error.to_string().contains("the disk is full: make room"), "{error}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_said_and_loses_nothing() {
+    let Some(disk) = with_a_small_disk("faults::a_disk_that_is_full_is_said_and_loses_nothing") else {
+        return;
+    };
+    let jobs = Sqlite::open(disk.join("jobs.sqlite")).expect("a new file");
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(push(&jobs, vec![1; 1_000]).await.expect("there is room"));
+    }
+    let held = jobs.fetch(&at_once(2), &CancellationToken::new()).await.expect("fetched");
+    // Others fill the disk, and go on doing so.
+    let ballast = disk.join("ballast");
+    let fill = || {
+        let mut file = OpenOptions::new().append(true).create(true).open(&ballast).expect("a file");
+        for size in [4096, 1] {
+            while file.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
+        }
+    };
+    fill();
+    let mut refused = 0;
+    for _ in 0..20 {
+        match push(&jobs, vec![2; 20_000]).await {
+            Ok(id) => ids.push(id),
+            Err(error) => {
+                assert_full(&error);
+                refused += 1;
+            }
+        }
+        fill();
+    }
+    assert!(refused > 0, "the disk was never full");
+    let ack = [Settled::new(held[0].tag, Settlement::Ack)];
+    assert_full(&jobs.settle(&ack).await.expect_err("there is no room for that either"));
+    std::fs::remove_file(&ballast).expect("removed");
+    // Without being opened again it goes on, and what was accepted is there, and nothing else.
+    assert!(jobs.settle(&ack).await.expect("settled").0.is_empty(), "its lease still runs");
+    assert!(
+        jobs.settle(&[Settled::new(held[1].tag, Settlement::Reject)]).await.expect("settled").0.is_empty()
+    );
+    ids.push(push(&jobs, vec![3; 20_000]).await.expect("there is room again"));
+    let taken = jobs.fetch(&at_once(99), &CancellationToken::new()).await.expect("fetched");
+    let taken: Vec<_> = taken.iter().map(|taken| taken.job.id.clone()).collect();
+    assert_eq!(taken, ids[2..]);
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.leased, counts.dead, counts.done), (0, taken.len() as u64, 1, 1));
+}
+
+#[tokio::test]
+async fn no_file_can_be_made_on_a_full_disk_but_it_can_later() {
+    let Some(disk) = with_a_small_disk("faults::no_file_can_be_made_on_a_full_disk_but_it_can_later") else {
+        return;
+    };
+    let (file, ballast) = (disk.join("jobs.sqlite"), disk.join("ballast"));
+    std::fs::write(&ballast, vec![0; (1 << 20) - 8192]).expect("there is room for that");
+    let error = Sqlite::open(&file).expect_err("there is no room");
+    assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error}");
+    assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+    std::fs::remove_file(&ballast).expect("removed");
+    push(&Sqlite::open(&file).expect("there is room again"), vec![1]).await.expect("enqueued");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_is_said() {
+    let Some(disk) = with_a_small_disk("faults::a_disk_that_is_read_only_is_said") else { return };
+    let file = disk.join("jobs.sqlite");
+    push(&Sqlite::open(&file).expect("a new file"), vec![1]).await.expect("enqueued");
+    let remount = |how: &str| {
+        // Whoever was at work on the file may hold it for a moment yet.
+        for _ in 0..1_000 {
+            let mounted =
+                Command::new("mount").args(["-o", how]).arg(&disk).output().expect("there is a `mount`");
+            if mounted.status.success() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("it can't be mounted with {how}");
+    };
+    remount("remount,ro");
+    assert_denied(&Sqlite::open(&file).expect_err("it can't be written"), &file);
+    remount("remount,rw");
+    let jobs = Sqlite::open(&file).expect("it can be written again");
+    assert_eq!(jobs.counts().await.expect("counted").ready, 1);
+}
+
+/// It is said when it is opened, and not with the first job.
+#[tokio::test]
+async fn a_file_that_may_only_be_read_is_refused() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    push(&Sqlite::open(&file).expect("a new file"), vec![1]).await.expect("enqueued");
+    // The same as without the right to write, which would not stop root.
+    let error = Sqlite::open(format!("file:{}?mode=ro", file.display())).expect_err("it may not be written");
+    assert_denied(&error, &file);
+}
+
+fn assert_denied(error: &Error, file: &Path) {
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("must be able to write") && text.contains(&file.display().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_broken_is_said_and_never_taken_for_an_empty_one() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    {
+        let jobs = Sqlite::open(&file).expect("a new file");
+        for _ in 0..50 {
+            push(&jobs, vec![7; 3_000]).await.expect("enqueued");
+        }
+    }
+    let wal = file.with_extension("sqlite-wal");
+    for _ in 0..1_000 {
+        if !wal.exists() {
+            break; // the last has closed it
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let whole = std::fs::read(&file).expect("read");
+    let mut said = 0;
+    // In each copy another page is overwritten.
+    for page in 0..whole.len() / PAGE {
+        let copy = folder.file(&format!("{page}.sqlite"));
+        std::fs::write(&copy, &whole).expect("written");
+        let broken = OpenOptions::new().write(true).open(&copy).expect("it is there");
+        broken.write_all_at(&[0xA5; PAGE], (page * PAGE) as u64).expect("written");
+        let outcome = async {
+            let jobs = Sqlite::builder(&copy).durability(Durability::Normal).open()?;
+            jobs.counts().await?;
+            let taken = jobs.fetch(&at_once(99), &CancellationToken::new()).await?;
+            let settled: Vec<_> = taken.iter().map(|one| Settled::new(one.tag, Settlement::Ack)).collect();
+            jobs.settle(&settled).await?;
+            Ok::<_, Error>(taken.len())
+        };
+        match outcome.await {
+            // A page of nobody's, or of a payload: it can't know.
+            Ok(taken) => assert_eq!(taken, 50, "page {page}"),
+            Err(error) => {
+                said += 1;
+                let text = error.to_string();
+                assert_eq!(error.kind(), ErrorKind::Decode, "page {page}: {text}");
+                assert!(
+                    text.contains("corrupt") || text.contains("no SQLite database"),
+                    "page {page}: {text}"
+                );
+            }
+        }
+    }
+    assert!(said > 5, "{said} of {} pages", whole.len() / PAGE);
+}
