@@ -35,7 +35,12 @@ impl Place {
     /// `tidegate` with these arguments, in this folder.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.args(args).current_dir(self.0.path()).env_remove("TIDEGATE_SOURCE").env("TZ", "UTC");
+        command
+            .args(args)
+            .current_dir(self.0.path())
+            .env_remove("TIDEGATE_SOURCE")
+            .env_remove("TIDEGATE_CONFIG")
+            .env("TZ", "UTC");
         command
     }
 

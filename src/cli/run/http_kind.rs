@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use super::config::{Common, Node, Table, secrets};
-use super::http::HttpSpec;
+use super::http::{HttpSpec, MAX_RESPONSE};
 use crate::registry::Registry;
-use crate::source::MAX_OUTPUT_BYTES;
 
 /// How long a request may take. A minute is what most servers and proxies give one.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long it may take to come to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much is kept of an answer: what a person reads of it.
+const KEPT: usize = 16 << 10;
 
 /// The longest time that a server may put a job off for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -41,7 +43,7 @@ pub(super) fn register(
         connect_timeout: table.time("connect_timeout").unwrap_or(CONNECT_TIMEOUT),
         timeout,
         ca_file: table.path("ca_file"),
-        max_response: table.size_up_to("max_response", MAX_OUTPUT_BYTES).unwrap_or(MAX_OUTPUT_BYTES),
+        max_response: table.size_up_to("max_response", MAX_RESPONSE).unwrap_or(KEPT),
         max_retry_after: table.time_or_zero("max_retry_after").unwrap_or(MAX_RETRY_AFTER),
         retry: common.retry.clone(),
     };

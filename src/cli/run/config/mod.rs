@@ -124,7 +124,6 @@ pub(crate) fn load(place: &Place, overrides: &Overrides) -> Result<Config, Refus
     }
 }
 
-#[allow(dead_code, reason = "for the commands that look at a daemon's store")]
 /// The URL of the source that the configuration in the file `path` names, under the environment of this process. The
 /// rest of the file may make no sense.
 ///

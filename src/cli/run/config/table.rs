@@ -209,6 +209,16 @@ impl<'n> Table<'n> {
         found
     }
 
+    /// True or false.
+    pub(crate) fn truth(&mut self, key: &'static str) -> Option<bool> {
+        let node = self.get(key)?;
+        match node.value {
+            Value::Truth(truth) => return Some(truth),
+            _ => self.wrong_sort(key, node, "true or false", " (write it without quotes)"),
+        }
+        None
+    }
+
     /// A whole number from `least` to `most`.
     pub(super) fn count(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
         let node = self.get(key)?;
