@@ -34,15 +34,15 @@ pub fn each_record(bytes: &[u8]) {
     crate::cli::each::fuzz::records(bytes);
 }
 
-/// The bytes of a line of `tidegate enqueue --json-lines`: a job that a queue takes, or an error that says something.
-pub fn job_line(bytes: &[u8]) {
-    crate::cli::enqueue::fuzz::line(bytes);
-}
-
 /// The text of a configuration of `tidegate run`, and what is shown of it when it is refused: never a panic, and
 /// never a value that may be a secret.
 pub fn config(bytes: &[u8]) {
     crate::cli::run::fuzz::config(bytes);
+}
+
+/// The bytes of a line of `tidegate enqueue --json-lines`: a job that a queue takes, or an error that says something.
+pub fn job_line(bytes: &[u8]) {
+    crate::cli::enqueue::fuzz::line(bytes);
 }
 
 #[cfg(test)]
@@ -54,8 +54,8 @@ mod tests {
         fn any_bytes_are_decoded_or_answered(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..512)) {
             decode_job(&bytes);
             each_record(&bytes);
-            job_line(&bytes);
             config(&bytes);
+            job_line(&bytes);
         }
 
         #[test]

@@ -203,7 +203,7 @@ fn known() -> String {
 }
 
 /// The longest lease: a year. A lease is there to run out.
-const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Checks what every backend with leases is told about them.
 fn check_leases(lease_ttl: Duration, crash_limit: u32) -> Result<(), Error> {

@@ -27,6 +27,11 @@ pub(crate) enum Command {
     /// Run a command for each line, NUL-separated record or JSON line of the input, many at once
     #[command(after_help = EXITS, after_long_help = format!("{MORE}\n{EXITS}"))]
     Each(Box<EachArgs>),
+
+    /// Run the jobs of a queue as the configuration says, until it is told to stop
+    #[command(after_help = run::EXITS, after_long_help = format!("{}\n{}", run::MORE, run::EXITS))]
+    Run(Box<RunArgs>),
+
     /// Put a job into a queue, or many from JSON lines
     #[command(after_help = enqueue::EXITS, after_long_help = format!("{}\n{}", enqueue::MORE, enqueue::EXITS))]
     Enqueue(Box<EnqueueArgs>),
@@ -39,9 +44,6 @@ pub(crate) enum Command {
     /// Write what a shell needs to complete the command lines of this program
     #[command(after_long_help = complete::MORE)]
     Completions(CompletionsArgs),
-    /// Run the jobs of a queue as the configuration says, until it is told to stop
-    #[command(after_help = run::EXITS, after_long_help = format!("{}\n{}", run::MORE, run::EXITS))]
-    Run(Box<RunArgs>),
 }
 
 const EXITS: &str = "\

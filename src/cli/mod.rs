@@ -78,11 +78,11 @@ impl Exit {
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(Cli { command: Command::Each(args) }) => each::run(*args),
+        Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Ok(Cli { command: Command::Enqueue(args) }) => enqueue::run(&args),
         Ok(Cli { command: Command::Jobs(args) }) => jobs::run(&args),
         Ok(Cli { command: Command::Stats(args) }) => stats::run(&args),
         Ok(Cli { command: Command::Completions(args) }) => complete::run(&args),
-        Ok(Cli { command: Command::Run(args) }) => run::run(&args),
         Err(error) => {
             // That nobody reads the help is no failure.
             let _ = error.print();

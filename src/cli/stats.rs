@@ -25,6 +25,7 @@ Exit status:
     5  standard output can't be written
    69  the queue is not there, or can't be opened or read
    70  something that should not happen did
+   78  the configuration can't be read, or names no queue
   141  standard output was closed before the end";
 
 // At most 78 columns wide, so that no terminal breaks a line of an example.

@@ -1,7 +1,8 @@
-//! How a command finds its queue: `--source`, the configuration of a daemon, or a file in the current folder.
+//! How a command finds its queue: `--source`, a daemon's configuration, or a file in the current folder.
 //!
 //! A URL may carry credentials, so none is ever repeated; the path of a file is.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -19,14 +20,14 @@ use crate::error::{Chain, Error};
 /// The endings by which a path without a scheme is taken for a file of ours.
 const ENDINGS: [&str; 3] = [".sqlite", ".sqlite3", ".db"];
 
-/// The queue when nothing else is said.
+/// The queue when nothing names one.
 const DEFAULT: &str = "sqlite:tidegate.sqlite";
 
 /// Which queue.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db
-    /// [default: that of --config, or else sqlite:tidegate.sqlite]
+    /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db [default: that of --config, or else
+    /// sqlite:tidegate.sqlite]
     #[arg(
         short,
         long,
@@ -36,25 +37,11 @@ pub(crate) struct SourceArgs {
         global = true,
         help_heading = "Queue"
     )]
-    pub(crate) source: Option<String>,
+    source: Option<String>,
 
-    /// Take the queue that this configuration of `tidegate run` names
+    /// The configuration of a daemon (`tidegate run`), whose queue is meant unless --source names one
     #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG", global = true, help_heading = "Queue")]
-    pub(crate) config: Option<PathBuf>,
-}
-
-impl SourceArgs {
-    /// The URL that is meant. Never part of a message.
-    fn url(&self) -> Result<String, Exit> {
-        match (&self.source, &self.config) {
-            (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why)),
-            (None, Some(config)) => match source_of(config) {
-                Ok(source) => url(source.url()).map_err(|why| refuse(Exit::Config, why)),
-                Err(refused) => Err(refuse(Exit::Config, refused)),
-            },
-            (None, None) => Ok(DEFAULT.to_owned()),
-        }
-    }
+    config: Option<PathBuf>,
 }
 
 /// What to do when the queue is not there.
@@ -78,17 +65,22 @@ pub(super) struct Store {
 impl Store {
     /// Opens the queue. When that can't be done, says why, and returns how to end.
     pub(super) fn open(args: &SourceArgs, missing: Missing) -> Result<Self, Exit> {
-        let url = args.url()?;
+        let url = match (&args.source, &args.config) {
+            (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why))?,
+            (None, Some(config)) => {
+                let source = source_of(config).map_err(|refused| refuse(Exit::Config, refused))?;
+                source.url().to_owned()
+            }
+            (None, None) => DEFAULT.to_owned(),
+        };
         let file = backend::sqlite_path(&url).map(Path::new);
-        let is_missing =
-            |file: &Path| file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        let made = file.is_some_and(is_missing);
+        let made = file.is_some_and(|file| file.symlink_metadata().is_err());
         if let Some(file) = file.filter(|_| made && missing == Missing::Refuse) {
             let file = escaped(&file.display().to_string());
             return Err(refuse(
                 Exit::Unavailable,
                 format!(
-                    "there is no queue {file}: name another one with --source, TIDEGATE_SOURCE or --config (`tidegate \
+                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
                      enqueue` makes one)"
                 ),
             ));
@@ -141,8 +133,13 @@ fn url(source: &str) -> Result<String, &'static str> {
             "--source memory: makes no sense here: that queue would end with this command, and its jobs with it",
         );
     }
+    Ok(with_scheme(source).into_owned())
+}
+
+/// A path that ends as those of our files do needs no scheme.
+pub(crate) fn with_scheme(source: &str) -> Cow<'_, str> {
     let is_file = !source.contains(':') && ENDINGS.iter().any(|ending| source.ends_with(ending));
-    Ok(if is_file { format!("sqlite:{source}") } else { source.to_owned() })
+    if is_file { format!("sqlite:{source}").into() } else { source.into() }
 }
 
 #[cfg(test)]

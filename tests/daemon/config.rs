@@ -150,3 +150,36 @@ fn a_relative_path_begins_where_it_was_said() {
     let here = says(&["--source", "sqlite:jobs"]);
     assert!(here.contains(&in_folder("here")), "{here}");
 }
+
+#[test]
+fn the_other_commands_find_the_queue_that_the_configuration_names() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("etc")).expect("a folder of our own");
+    // What is wrong with the rest of it is no matter of theirs.
+    place.write("etc/tidegate.toml", "source = \"jobs.db\"\n[kinds.work]\nexec = [\"no-such-program\"]\n");
+    let tidegate = |args: &[&str], variable: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command
+            .args(args)
+            .current_dir(place.path(""))
+            .env_remove("TIDEGATE_SOURCE")
+            .env_remove("TIDEGATE_CONFIG");
+        command.envs(variable.map(|file| ("TIDEGATE_CONFIG", file)));
+        run(&place, place.marked(command))
+    };
+    let put = tidegate(&["enqueue", "--config", "etc/tidegate.toml", "work", "{}"], None);
+    assert_eq!(put.code(), 0, "{}", put.stderr());
+    assert!(place.path("etc/jobs.db").exists());
+    let listed = tidegate(&["jobs"], Some("etc/tidegate.toml"));
+    assert!(listed.code() == 0 && listed.stdout().contains("work"), "{}{}", listed.stdout(), listed.stderr());
+    let other = tidegate(&["stats", "--source", "sqlite:other"], Some("etc/tidegate.toml"));
+    assert!(other.code() == 69 && other.stderr().contains("other"), "{}", other.stderr());
+    place.write("etc/tidegate.toml", "source = 5\n");
+    let refused = tidegate(&["stats"], Some("etc/tidegate.toml"));
+    assert_eq!(refused.code(), 78);
+    assert!(
+        refused.stderr().contains("etc/tidegate.toml:1:10: source must be a URL"),
+        "{}",
+        refused.stderr()
+    );
+}

@@ -1,8 +1,11 @@
 //! Jobs of a queue become commands.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
 use tidegate::{JobState, NewJob};
 
-use crate::scene::{Daemon, Jobs};
+use crate::scene::{Daemon, Jobs, line};
 use crate::support::Place;
 
 const SOURCE: &str = "source = \"sqlite:jobs.sqlite\"\n";
@@ -29,6 +32,55 @@ fn each_job_is_run_by_the_command_of_its_kind() {
     }
     let ran = daemon.stop();
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
+}
+
+#[test]
+fn a_job_becomes_a_request_with_its_payload_and_its_secrets() {
+    if !cfg!(feature = "http") {
+        return;
+    }
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+    let address = server.local_addr().expect("it has one");
+    let config = format!(
+        "{SOURCE}[worker]\nretry = {{ initial = \"0s\" }}\n\
+         [kinds.\"mail.send\"]\nhttp = \"http://{address}/jobs/mail\"\nheaders = {{ Authorization = {{ env = \"MAIL_AUTH\" }} }}\n"
+    );
+    let daemon = Daemon::start_with(&place, &config, |command| {
+        command.env("MAIL_AUTH", "Bearer abc");
+    });
+    let id = jobs.put(NewJob::new("mail.send", "{\"to\":\"Ada\"}"));
+    for (attempt, answer) in [(1, "503 Service Unavailable"), (2, "204 No Content")] {
+        let (mut stream, _) = server.accept().expect("it comes");
+        let mut request = Vec::new();
+        while !request.ends_with(b"{\"to\":\"Ada\"}") {
+            let mut block = [0; 1024];
+            let length = stream.read(&mut block).expect("it is a socket");
+            assert!(length > 0, "{}", String::from_utf8_lossy(&request));
+            request.extend_from_slice(&block[..length]);
+        }
+        let request = String::from_utf8(request).expect("plain text").to_lowercase();
+        assert!(request.starts_with("post /jobs/mail http/1.1\r\n"), "{request}");
+        for header in [
+            "authorization: bearer abc",
+            "content-type: application/json",
+            &format!("tidegate-attempt: {attempt}"),
+        ] {
+            assert!(request.contains(&format!("\r\n{header}\r\n")), "{header}: {request}");
+        }
+        stream
+            .write_all(
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .expect("it reads");
+    }
+    jobs.until(&id, JobState::Done);
+    let ran = daemon.stop();
+    assert_eq!(ran.code(), 0);
+    let failed = line(&ran, "job failed, will be retried");
+    assert!(failed["reason"].as_str().is_some_and(|reason| reason.contains("503")), "{failed}");
+    assert!(!ran.stderr().contains("abc"), "{}", ran.stderr());
 }
 
 #[test]

@@ -133,6 +133,11 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
             "[sqlite]\ndurability = \"ful\"\n",
             "2:14: sqlite.durability must be full or normal; did you mean `full`?\n",
         ),
+        (
+            "[sqlite]\nadopt = \"yes\"\n",
+            "2:9: sqlite.adopt must be true or false, and is text (write it without quotes)\n",
+        ),
+        ("[sqlite]\nlease_ttl = \"366d\"\n", "2:13: sqlite.lease_ttl must be at most 365 days\n"),
         ("[sqlite]\ncrash_limit = 0\n", "2:15: sqlite.crash_limit is 0"),
         // The source.
         ("source = 5\n", "1:10: source must be a URL such as \"sqlite:/var/lib/tidegate/jobs.sqlite\"\n"),

@@ -22,6 +22,7 @@ Exit status:
     5  standard output can't be written (the jobs are enqueued all the same)
    69  the queue can't be opened or written
    70  something that should not happen did
+   78  the configuration can't be read, or names no queue
   141  standard output was closed before the end";
 
 // At most 78 columns wide, so that no terminal breaks a line of an example.

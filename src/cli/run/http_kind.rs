@@ -12,14 +12,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to come to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How much is kept of an answer: what a person reads of it.
+const KEPT: usize = 16 << 10;
+
 /// The longest time that a server may put a job off for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// By how much the attempt's own limit is above the request's, whose error says more.
 const BACKSTOP: Duration = Duration::from_secs(5);
-
-/// How much of an answer is kept: what a person reads of an error page.
-const DEFAULT_RESPONSE: usize = 32 << 10;
 
 /// As good as no limit.
 const ENDLESS: Duration = Duration::from_secs(366 * 86_400);
@@ -43,7 +43,7 @@ pub(super) fn register(
         connect_timeout: table.time("connect_timeout").unwrap_or(CONNECT_TIMEOUT),
         timeout,
         ca_file: table.path("ca_file"),
-        max_response: table.size_up_to("max_response", MAX_RESPONSE).unwrap_or(DEFAULT_RESPONSE),
+        max_response: table.size_up_to("max_response", MAX_RESPONSE).unwrap_or(KEPT),
         max_retry_after: table.time_or_zero("max_retry_after").unwrap_or(MAX_RETRY_AFTER),
         retry: common.retry.clone(),
     };

@@ -21,6 +21,12 @@ pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
     if let Some(jobs) = set.max_dead {
         builder = builder.max_dead(jobs);
     }
+    if let Some(time) = set.keep_done {
+        builder = builder.keep_done(time);
+    }
+    if let Some(jobs) = set.max_done {
+        builder = builder.max_done(jobs);
+    }
     if let Some(attempts) = set.crash_limit {
         builder = builder.crash_limit(attempts);
     }
@@ -29,6 +35,9 @@ pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
     }
     if let Some(time) = set.watch_every {
         builder = builder.watch_every(time);
+    }
+    if let Some(adopt) = set.adopt {
+        builder = builder.adopt(adopt);
     }
     Ok(builder.open()?.backend())
 }

@@ -93,11 +93,8 @@ fn kind(
         }
     };
     table.end();
-    if registry.kinds().any(|kind| kind.as_str() == name) {
-        registry.options(name, common.options)
-    } else {
-        registry
-    }
+    // Without a handler there is a problem, and nobody gets this registry.
+    registry.options(name, common.options)
 }
 
 fn needs_one(name: &str, table: &Table<'_>) -> String {
@@ -160,7 +157,7 @@ fn exec(registry: Registry, name: &str, node: &Node, table: &mut Table<'_>, comm
         argv,
         env: secrets(table, "env", |name| !name.is_empty() && !name.contains(['=', '\0'])),
         folder,
-        grace: grace.unwrap_or(GRACE).min(common.cancel_grace / 2),
+        grace: grace.unwrap_or(GRACE.min(common.cancel_grace / 2)),
         max_output: table.size_up_to("max_output", MAX_OUTPUT).unwrap_or(KEPT),
         later: table.time_or_zero("later").unwrap_or(LATER),
     };

@@ -6,6 +6,7 @@ use super::problem::Problem;
 use super::source::Source;
 use super::table::Table;
 use super::tree::{Key, Node, Value};
+use crate::backend::MAX_LEASE_TTL;
 use crate::backend::sqlite::Durability;
 use crate::cli::room;
 use crate::cli::run::log::{Format, Level};
@@ -30,9 +31,12 @@ pub(crate) struct SqliteSettings {
     pub(crate) durability: Option<Durability>,
     pub(crate) lease_ttl: Option<Duration>,
     pub(crate) max_dead: Option<usize>,
+    pub(crate) keep_done: Option<Duration>,
+    pub(crate) max_done: Option<usize>,
     pub(crate) crash_limit: Option<u32>,
     pub(crate) busy_timeout: Option<Duration>,
     pub(crate) watch_every: Option<Duration>,
+    pub(crate) adopt: Option<bool>,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -91,15 +95,28 @@ impl SqliteSettings {
         let durability = [("full", Durability::Full), ("normal", Durability::Normal)];
         let read = Self {
             durability: table.choice("durability", &durability),
-            lease_ttl: table.time("lease_ttl"),
+            lease_ttl: lease_ttl(&mut table),
             max_dead: table.count("max_dead", 0, u32::MAX.into()).map(|jobs| jobs as usize),
+            keep_done: table.time_or_zero("keep_done"),
+            max_done: table.count("max_done", 0, u32::MAX.into()).map(|jobs| jobs as usize),
             crash_limit: table.count("crash_limit", 1, u32::MAX.into()).map(|attempts| attempts as u32),
             busy_timeout: table.time_or_zero("busy_timeout"),
             watch_every: table.time("watch_every"),
+            adopt: table.truth("adopt"),
         };
         table.end();
         read
     }
+}
+
+/// A lease is there to run out.
+fn lease_ttl(table: &mut Table<'_>) -> Option<Duration> {
+    let ttl = table.time("lease_ttl")?;
+    if ttl > MAX_LEASE_TTL {
+        let node = table.get("lease_ttl")?;
+        table.refuse("lease_ttl", node, format!("must be at most {} days", MAX_LEASE_TTL.as_secs() / 86_400));
+    }
+    Some(ttl)
 }
 
 impl Default for WorkerSettings {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::problem::{Origin, Problem};
 use super::table::Table;
 use crate::backend;
+use crate::cli::store::with_scheme;
 
 /// The file's name when nothing else is said.
 const DEFAULT: &str = "sqlite:tidegate.sqlite";
@@ -34,11 +35,10 @@ impl Source {
     }
 
     fn new(url: &str, base: &Path) -> Result<Self, String> {
-        let url = match sqlite_path(url) {
-            None => url.to_owned(),
-            Some("") => return Err("names no file: write sqlite:PATH".to_owned()),
-            Some(path) => {
-                let path = base.join(path);
+        let url = match with_scheme(url) {
+            url if !url.starts_with("sqlite:") => url.into_owned(),
+            url => {
+                let path = base.join(backend::sqlite_path(&url).ok_or("names no file: write sqlite:PATH")?);
                 format!("sqlite:{}", path.to_str().ok_or("is relative to a folder whose name is not UTF-8")?)
             }
         };
@@ -51,11 +51,11 @@ impl Source {
 
     /// The file, if it is one.
     pub(crate) fn file(&self) -> Option<PathBuf> {
-        sqlite_path(&self.url).map(PathBuf::from)
+        backend::sqlite_path(&self.url).map(PathBuf::from)
     }
 
     pub(crate) fn is_sqlite(&self) -> bool {
-        sqlite_path(&self.url).is_some()
+        backend::sqlite_path(&self.url).is_some()
     }
 
     /// Finds what would keep it from being opened, as far as that can be told without opening it.
@@ -76,12 +76,6 @@ impl Source {
             }
         }
     }
-}
-
-/// The path in `url`, if it is that of an SQLite file.
-fn sqlite_path(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("sqlite:")?;
-    Some(rest.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(rest))
 }
 
 /// Without what may be a secret: a user, a password, options.
@@ -133,13 +127,16 @@ mod tests {
     #[test]
     fn a_relative_path_begins_where_it_was_said() {
         for (url, file) in [
-            ("sqlite:jobs.sqlite", "/etc/tidegate/jobs.sqlite"),
+            ("sqlite:jobs", "/etc/tidegate/jobs"),
+            ("jobs.sqlite", "/etc/tidegate/jobs.sqlite"),
             ("sqlite:/jobs.sqlite", "/jobs.sqlite"),
             ("sqlite:///jobs.sqlite", "/jobs.sqlite"),
         ] {
             let source = Source::new(url, Path::new("/etc/tidegate")).expect("it names a file");
             assert_eq!(source.file(), Some(PathBuf::from(file)), "{url}");
         }
-        assert!(Source::new("sqlite:", Path::new("/")).is_err());
+        for url in ["sqlite:", "sqlite://", "sqlite::memory:"] {
+            assert!(Source::new(url, Path::new("/")).is_err(), "{url}");
+        }
     }
 }

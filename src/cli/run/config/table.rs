@@ -17,7 +17,7 @@ pub(super) struct Reading<'p> {
     place: &'p Place,
     found: RefCell<Vec<Problem>>,
     unknown: RefCell<Vec<Unknown>>,
-    /// The keys of all tables that were read, each with the table's path.
+    /// The keys of all tables but those of kinds, each with the table's path.
     known: RefCell<Vec<(String, &'static str)>>,
 }
 
@@ -60,7 +60,7 @@ impl Unknown {
         let place = if path.is_empty() { String::new() } else { format!(" in [{path}]") };
         let elsewhere: Vec<&str> = everywhere
             .iter()
-            .filter(|(other, key)| key == name && other != path && !is_kind(other))
+            .filter(|(other, key)| key == name && other != path)
             .map(|(other, _)| other.as_str())
             .collect();
         let close = closest(name, known.iter().copied());
@@ -81,11 +81,6 @@ impl Unknown {
         };
         Problem::new(origin, format!("unknown key `{}`{place}: {advice}", name.escape_debug()))
     }
-}
-
-/// Whether a table belongs to one kind.
-fn is_kind(path: &str) -> bool {
-    path.starts_with("kinds.")
 }
 
 /// The one of `known` that is most like `name`, if one is like it at all.
@@ -209,6 +204,16 @@ impl<'n> Table<'n> {
         found
     }
 
+    /// True or false.
+    pub(crate) fn truth(&mut self, key: &'static str) -> Option<bool> {
+        let node = self.get(key)?;
+        match node.value {
+            Value::Truth(truth) => return Some(truth),
+            _ => self.wrong_sort(key, node, "true or false", " (write it without quotes)"),
+        }
+        None
+    }
+
     /// A whole number from `least` to `most`.
     pub(super) fn count(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
         let node = self.get(key)?;
@@ -304,7 +309,10 @@ impl<'n> Table<'n> {
             path: path.clone(),
             known: asked.clone(),
         }));
-        reading.known.borrow_mut().extend(asked.into_iter().map(|key| (path.clone(), key)));
+        // A kind's keys are never meant to stand elsewhere, and there may be very many kinds.
+        if !path.starts_with("kinds.") {
+            reading.known.borrow_mut().extend(asked.into_iter().map(|key| (path.clone(), key)));
+        }
     }
 }
 

@@ -24,8 +24,8 @@ pub(crate) enum Value {
     Text(String),
     Whole(i128),
     Number(f64),
-    /// True or false, of which there is no use here; nor of a date or a time of day.
-    Truth,
+    Truth(bool),
+    /// A date or a time of day, of which there is no use here.
     Date,
     List(Vec<Node>),
     Table(Vec<(Key, Node)>),
@@ -49,7 +49,7 @@ impl Node {
             Value::Text(_) => "text",
             Value::Whole(_) => "a whole number",
             Value::Number(_) => "a number",
-            Value::Truth => "true or false",
+            Value::Truth(_) => "true or false",
             Value::Date => "a date or time",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",
@@ -147,7 +147,7 @@ fn convert(value: &DeValue<'_>, span: Range<usize>, note: Note<'_>) -> Node {
             Value::Whole(i128::from_str_radix(digits.as_str(), digits.radix()).unwrap_or(i128::MAX))
         }
         DeValue::Float(digits) => Value::Number(digits.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Boolean(_) => Value::Truth,
+        DeValue::Boolean(truth) => Value::Truth(*truth),
         DeValue::Datetime(_) => Value::Date,
     };
     note(span, false);
