@@ -44,6 +44,8 @@ pub(crate) enum Event {
     },
     /// The program was told that something is done.
     Acknowledged,
+    /// The same, of something that a power failure may undo.
+    Noted,
     /// The WAL was checkpointed: what was acknowledged before is in the database itself.
     Checkpointed,
 }
@@ -99,7 +101,7 @@ impl Recording {
             Event::Write { file, .. } | Event::Cut { file, .. } => {
                 synced.get(file).is_some_and(|sync| at < *sync)
             }
-            Event::Sync { .. } | Event::Acknowledged | Event::Checkpointed => true,
+            Event::Sync { .. } | Event::Acknowledged | Event::Noted | Event::Checkpointed => true,
         };
         let mut chance = match survives {
             Survives::Some(seed) => Chance(seed.wrapping_mul(2_654_435_761) | 1),

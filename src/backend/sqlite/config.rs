@@ -11,7 +11,8 @@ use crate::error::Error;
 /// What a power failure may cost. A process that crashes or is killed costs nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing: what was acknowledged has been written to the disk (`PRAGMA synchronous = FULL`).
+    /// Nothing: what was acknowledged has been written to the disk (`PRAGMA synchronous = FULL`). Only hand-overs and
+    /// renewals do not wait for that, since leases end with the machine.
     #[default]
     Full,
     /// The last moments: what was acknowledged since the last checkpoint of the WAL may be gone, as if it had never

@@ -13,12 +13,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
-use super::config::Settings;
+use super::config::{Durability, Settings};
 use super::failure::failed;
 use super::store::{Effects, Txn};
 use crate::error::{Chain, Error, ErrorKind};
@@ -30,6 +31,9 @@ const MAX_GROUP: usize = 256;
 pub(super) struct Gate {
     waiting: Mutex<Waiting>,
     pub(super) connection: Mutex<Connection>,
+    /// What a commit waits for the disk for; and whether it does so now, which changes under the connection's lock.
+    durability: Durability,
+    waits: AtomicBool,
     settings: Settings,
     /// Rung when something has become ready, or is due sooner than all before.
     pub(super) bell: Notify,
@@ -43,7 +47,23 @@ struct Waiting {
 
 /// Something to be done in a transaction; there is none if it could not be begun. Returns what is to be called with
 /// the transaction's fate, and how it failed if it did.
-type Wish = Box<dyn FnOnce(Option<&mut Txn<'_>>) -> (Answer, Option<Fate>) + Send>;
+type Act = Box<dyn FnOnce(Option<&mut Txn<'_>>) -> (Answer, Option<Fate>) + Send>;
+
+struct Wish {
+    act: Act,
+    /// What it does may be undone by a power failure.
+    lasts: Lasts,
+}
+
+/// What a power failure may do to what was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// No more than [`Durability`] says.
+    ForGood,
+    /// It may undo it. For what is about leases, which end with the machine: undone, the job is there as before.
+    UntilPowerFails,
+}
+
 type Answer = Box<dyn FnOnce(Option<&Fate>) + Send>;
 
 /// Why something was not done, or a transaction not committed.
@@ -65,10 +85,12 @@ impl Fate {
 }
 
 impl Gate {
-    pub(super) fn new(connection: Connection, settings: Settings) -> Arc<Self> {
+    pub(super) fn new(connection: Connection, durability: Durability, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::default(),
             connection: Mutex::new(connection),
+            durability,
+            waits: AtomicBool::new(durability == Durability::Full),
             settings,
             bell: Notify::new(),
         })
@@ -80,15 +102,17 @@ impl Gate {
     pub(super) async fn pass<T: Send + 'static>(
         self: &Arc<Self>,
         doing: &'static str,
+        lasts: Lasts,
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
         unheard: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Error> {
         let (tell, told) = oneshot::channel();
-        self.leave(wish(doing, act, |answer| {
+        let act = wish(doing, act, |answer| {
             if let Err(Ok(done)) = tell.send(answer) {
                 unheard(done);
             }
-        }));
+        });
+        self.leave(Wish { act, lasts });
         told.await.unwrap_or_else(|_| Err(closed(doing)))
     }
 
@@ -98,11 +122,12 @@ impl Gate {
         doing: &'static str,
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<()> + Send + 'static,
     ) {
-        self.leave(wish(doing, act, |answer| {
+        let act = wish(doing, act, |answer| {
             if let Err(error) = answer {
                 tracing::warn!(error = %Chain(&error), "what nobody waits for failed");
             }
-        }));
+        });
+        self.leave(Wish { act, lasts: Lasts::UntilPowerFails });
     }
 
     fn leave(self: &Arc<Self>, wish: Wish) {
@@ -127,8 +152,9 @@ impl Gate {
     fn serve(&self, group: Vec<Wish>) {
         let mut answers = Vec::with_capacity(group.len());
         let alone = group.len() == 1;
-        let mut wishes = group.into_iter();
-        let served = self.serve_in(&lock(&self.connection), &mut wishes, alone, &mut answers);
+        let for_good = group.iter().any(|wish| wish.lasts == Lasts::ForGood);
+        let mut wishes = group.into_iter().map(|wish| wish.act);
+        let served = self.serve_in(&lock(&self.connection), for_good, &mut wishes, alone, &mut answers);
         answers.extend(wishes.map(|wish| wish(None).0));
         let fate = match served {
             Ok(effects) => {
@@ -148,14 +174,31 @@ impl Gate {
         }
     }
 
+    /// Whether the next commit is to wait until it is on the disk. One that does not is there with the next that does:
+    /// they are written one behind the other.
+    fn wait_for_the_disk(&self, connection: &Connection, wait: bool) -> rusqlite::Result<()> {
+        if self.durability == Durability::Normal || self.waits.load(Ordering::Relaxed) == wait {
+            return Ok(());
+        }
+        connection.execute_batch(if wait {
+            "PRAGMA synchronous = FULL"
+        } else {
+            "PRAGMA synchronous = NORMAL"
+        })?;
+        self.waits.store(wait, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn serve_in(
         &self,
         connection: &Connection,
-        wishes: &mut impl Iterator<Item = Wish>,
+        for_good: bool,
+        wishes: &mut impl Iterator<Item = Act>,
         alone: bool,
         answers: &mut Vec<Answer>,
     ) -> Result<Effects, Fate> {
         let sql = |error| Fate::of("a transaction on the file", error);
+        self.wait_for_the_disk(connection, for_good).map_err(sql)?;
         let transaction = Transaction::begin(connection).map_err(sql)?;
         let mut txn = Txn::begin(connection, &self.settings).map_err(sql)?;
         for wish in wishes {
@@ -184,7 +227,7 @@ fn wish<T: Send + 'static>(
     doing: &'static str,
     act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
     tell: impl FnOnce(Result<T, Error>) + Send + 'static,
-) -> Wish {
+) -> Act {
     Box::new(move |txn| {
         let done = txn.map(|txn| contained(doing, || act(txn)));
         let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();

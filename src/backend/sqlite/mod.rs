@@ -69,7 +69,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Clock, Durability, SqliteBuilder};
 pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
-use self::gate::Gate;
+use self::gate::{Gate, Lasts};
 pub(crate) use self::store::Standing;
 use self::store::{Handed, Time, Txn, moment, time_of};
 use super::{Backend, wall_clock};
@@ -140,10 +140,10 @@ impl Sqlite {
     }
 
     fn from_parts(builder: SqliteBuilder, writer: Connection, watcher: Connection) -> Self {
-        let SqliteBuilder { path, settings, clock, watch_every, .. } = builder;
+        let SqliteBuilder { path, settings, how, clock, watch_every, .. } = builder;
         let anchor = (clock == Clock::Tokio).then(|| (Instant::now(), wall_clock()));
         let (lease_ttl, max_payload_bytes) = (settings.lease_ttl, settings.max_payload_bytes);
-        let gate = Gate::new(writer, settings);
+        let gate = Gate::new(writer, how.durability, settings);
         let watcher = Mutex::new(watcher);
         Self(Arc::new(Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, anchor }))
     }
@@ -177,7 +177,7 @@ impl Sqlite {
         act: impl FnOnce(&mut Txn<'_>, Time) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let now = self.now();
-        self.0.gate.pass(doing, move |txn| act(txn, now), drop).await
+        self.0.gate.pass(doing, Lasts::ForGood, move |txn| act(txn, now), drop).await
     }
 
     /// Takes what is there, or says when to look again.
@@ -186,7 +186,7 @@ impl Sqlite {
         let this = self.clone();
         let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
         let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
-        let (handed, next) = self.0.gate.pass("fetching jobs", act, unheard).await?;
+        let (handed, next) = self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, act, unheard).await?;
         Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
     }
 
@@ -276,7 +276,8 @@ impl Source for Sqlite {
             let stale = txn.settle(now, &settled)?;
             txn.fetch(now, &wanted).map(|(handed, _)| (stale, handed))
         };
-        let (stale, handed) = self.0.gate.pass("settling and fetching jobs", act, unheard).await?;
+        let (stale, handed) =
+            self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, act, unheard).await?;
         Ok((stale, self.deliveries(handed, sent_at)))
     }
 }
@@ -285,7 +286,9 @@ impl Source for Sqlite {
 impl Renew for Sqlite {
     async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let tags = tags.to_vec();
-        self.pass("renewing leases", move |txn, now| txn.renew(now, &tags)).await
+        let now = self.now();
+        let act = move |txn: &mut Txn<'_>| txn.renew(now, &tags);
+        self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, act, drop).await
     }
 }
 

@@ -84,7 +84,7 @@ async fn what_fails_leaves_its_neighbours_alone() {
             txn.enqueue(now, &[NewJob::new("kind", payload)])?;
             if fails { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
         };
-        gate.pass("trying", act, drop).boxed()
+        gate.pass("trying", Lasts::ForGood, act, drop).boxed()
     };
     let mut all = [enqueue("first", false), enqueue("bad", true), enqueue("last", false)];
     for one in &mut all {
@@ -185,7 +185,8 @@ async fn a_panic_at_work_is_told_and_locks_nobody_out() {
     let file = File::new();
     let jobs = file.open();
     let gate = jobs.0.gate.clone();
-    let panicked = gate.pass("trying", |_| -> rusqlite::Result<()> { panic!("on purpose") }, drop).await;
+    let panicked =
+        gate.pass("trying", Lasts::ForGood, |_| -> rusqlite::Result<()> { panic!("on purpose") }, drop).await;
     assert_eq!(panicked.expect_err("it was not done").kind(), ErrorKind::Internal);
     push(&jobs, "").await.expect("the next is served");
     assert_eq!(ready(&jobs).await, 1);
