@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tidegate::{JobId, JobState, NewJob};
 
-use crate::scene::{Daemon, Jobs, command, line, run};
+use crate::scene::{Daemon, Jobs, command, hear, line, run};
 use crate::support::{Fifo, Place, is_ignored, timed};
 
 /// A daemon with one job that runs and waits for a word on `go`, and one that waits for its turn.
@@ -32,7 +32,7 @@ impl Scene {
              [kinds.work]\nexec = [\"sh\", \"-c\", \"{before} echo > ready; read x < go; echo $x >> done\"]\n"
         );
         let daemon = Daemon::start(&self.place, &config);
-        std::fs::read_to_string(self.place.path("ready")).expect("it is there");
+        hear(self.place.path("ready"));
         daemon
     }
 
@@ -113,7 +113,7 @@ fn a_signal_to_stop_is_obeyed_while_it_is_quiet_and_nothing_begins_then() {
     scene.jobs.until(&scene.ids[1], JobState::Ready);
     daemon.signal(Signal::CONT);
     daemon.hear("going on: jobs are taken again");
-    std::fs::read_to_string(scene.place.path("ready")).expect("it is there");
+    hear(scene.place.path("ready"));
     daemon.signal(Signal::TSTP);
     daemon.hear("quiet");
     daemon.signal(Signal::TERM);

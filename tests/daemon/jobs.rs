@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use tidegate::{JobState, NewJob};
 
-use crate::scene::{Daemon, Jobs, line};
+use crate::scene::{Daemon, Jobs, hear, line};
 use crate::support::Place;
 
 const SOURCE: &str = "source = \"sqlite:jobs.sqlite\"\n";
@@ -147,12 +147,12 @@ fn a_daemon_that_is_killed_loses_no_job() {
     );
     let id = jobs.put(NewJob::new("work", ""));
     let daemon = Daemon::start(&place, &config);
-    ready.hear();
+    hear(ready.path().to_owned());
     daemon.signal(rustix::process::Signal::KILL);
     daemon.killed();
     go.tell(); // to the command, which is left
     let daemon = Daemon::start(&place, &config);
-    ready.hear();
+    hear(ready.path().to_owned());
     go.tell();
     jobs.until(&id, JobState::Done);
     assert_eq!(daemon.stop().code(), 0);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use tidegate::{JobState, NewJob};
 
-use crate::scene::{Daemon, Jobs, command, line, lines, run};
+use crate::scene::{Daemon, Jobs, command, hear, line, lines, run};
 use crate::support::Place;
 
 #[test]
@@ -69,7 +69,7 @@ fn usr1_lists_what_is_in_hand() {
     let config = "source = \"sqlite:jobs.sqlite\"\n[kinds.work]\nexec = [\"sh\", \"-c\", \"echo > ready; read x < go\"]\n";
     let mut daemon = Daemon::start(&place, config);
     let id = jobs.put(NewJob::new("work", "").queue("mail"));
-    ready.hear();
+    hear(ready.path().to_owned());
     daemon.signal(Signal::USR1);
     let listed = daemon.hear("in hand");
     assert_eq!((&listed["id"], &listed["kind"]), (&id.as_str().into(), &"work".into()));

@@ -1,15 +1,17 @@
 //! A daemon with its configuration and its file of jobs, and what a test does with them.
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Enqueue as _, Inspect as _, JobId, JobState, NewJob, StoredJob};
 use tokio::runtime::Runtime;
 
-use crate::support::{LIMIT, Place, Ran, Running};
+use crate::support::{LIMIT, Place, Ran, Running, thread_named};
 
 /// `tidegate run` in the place of a test, with these arguments after `--config`.
 pub(crate) fn command(place: &Place, args: &[&str]) -> Command {
@@ -100,6 +102,7 @@ pub(crate) struct Daemon<'p> {
     place: &'p Place,
     /// `None` once its end is waited for.
     running: Option<Running>,
+    _watched: SyncSender<()>,
 }
 
 impl<'p> Daemon<'p> {
@@ -113,7 +116,8 @@ impl<'p> Daemon<'p> {
         place.write("tidegate.toml", config);
         let mut command = command(place, &[]);
         change(&mut command);
-        let mut daemon = Self { place, running: Some(place.start_command(command)) };
+        let running = place.start_command(command);
+        let mut daemon = Self { place, _watched: watch(running.id()), running: Some(running) };
         daemon.hear("started");
         daemon
     }
@@ -167,6 +171,29 @@ impl Drop for Daemon<'_> {
             let _ = running.child.kill().and_then(|()| running.child.wait());
         }
     }
+}
+
+/// Kills this process when it takes too long, unless what is returned is dropped before: so nobody waits for ever for
+/// what it does not say.
+fn watch(id: u32) -> SyncSender<()> {
+    let (watched, over) = sync_channel(0);
+    let watch = move || {
+        if over.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            // It is there: who waits for its end drops the other side first.
+            let _ = Pid::from_raw(id.cast_signed()).map(|id| kill_process(id, Signal::KILL));
+        }
+    };
+    thread_named("watch", watch);
+    watched
+}
+
+/// Waits for somebody to write to a FIFO, but not for ever.
+pub(crate) fn hear(fifo: PathBuf) -> String {
+    let (heard, answer) = sync_channel(1);
+    let name = fifo.display().to_string();
+    // If nobody ever does it waits for ever, as long as the tests run.
+    thread_named("hear", move || heard.send(std::fs::read_to_string(fifo)));
+    answer.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("nobody writes to {name}")).expect("it is there")
 }
 
 /// The lines of a log.

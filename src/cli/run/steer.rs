@@ -135,7 +135,7 @@ struct Steering<'l> {
     signals: Signals,
     log: &'l Log,
     asked: Asked,
-    /// Those that hold now.
+    /// Those of the start, of which some can't be changed.
     settings: Settings,
     beside: JoinSet<Beside>,
     /// The configuration is being read, and has to be read once more.
@@ -257,7 +257,6 @@ impl Steering<'_> {
         for setting in self.settings.needs_restart(&settings) {
             tracing::warn!(setting, "needs a restart: until then it stays as it was");
         }
-        self.settings = self.settings.taken_over(&settings);
         tracing::info!(kinds = names, max_concurrent_jobs = jobs, "configuration reloaded");
     }
 

@@ -296,18 +296,6 @@ impl Settings {
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
     }
-
-    /// What holds after a reload: what can't be taken over stays as it is.
-    pub(crate) fn taken_over(&self, new: &Self) -> Self {
-        let worker = WorkerSettings {
-            max_concurrent_jobs: new.worker.max_concurrent_jobs,
-            job_timeout: new.worker.job_timeout,
-            queues: new.worker.queues.clone(),
-            retry: new.worker.retry,
-            ..self.worker.clone()
-        };
-        Self { worker, log: new.log, ..self.clone() }
-    }
 }
 
 #[cfg(test)]
