@@ -159,7 +159,7 @@ fn exec(registry: Registry, name: &str, node: &Node, table: &mut Table<'_>, comm
         folder,
         grace: grace.unwrap_or(GRACE.min(common.cancel_grace / 2)),
         max_output: table.size_up_to("max_output", MAX_OUTPUT).unwrap_or(KEPT),
-        later: table.time_or_zero("later").unwrap_or(LATER),
+        later: table.time("later").unwrap_or(LATER),
     };
     if spec.argv.is_empty() {
         return registry;
