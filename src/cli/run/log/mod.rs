@@ -184,3 +184,30 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Lines {
         self.writer.write(self.form.bytes(&line));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libraries_have_to_say_is_shown_from_warn_on_at_most() {
+        for (level, ours, theirs) in [
+            (Level::Error, tracing::Level::ERROR, tracing::Level::ERROR),
+            (Level::Info, tracing::Level::INFO, tracing::Level::WARN),
+            (Level::Trace, tracing::Level::TRACE, tracing::Level::WARN),
+        ] {
+            let filter = level.filter();
+            for (target, most) in [("tidegate::worker::run", ours), ("hyper::proto", theirs)] {
+                for event in
+                    [tracing::Level::ERROR, tracing::Level::WARN, tracing::Level::INFO, tracing::Level::TRACE]
+                {
+                    assert_eq!(
+                        filter.would_enable(target, &event),
+                        event <= most,
+                        "{level:?} {target} {event}"
+                    );
+                }
+            }
+        }
+    }
+}
