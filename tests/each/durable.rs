@@ -5,9 +5,9 @@ use std::fs;
 
 use rustix::process::Signal;
 use tidegate::backend::sqlite::Sqlite;
-use tidegate::{Inspect as _, JobQuery, JobState};
+use tidegate::{Enqueue as _, Inspect as _, JobQuery, JobState, NewJob};
 
-use crate::support::{Fifo, Place, Running, until};
+use crate::support::{Fifo, LIMIT, Place, Running, timed, until};
 
 /// The numbers of the records that were taken in and are done.
 fn done(place: &Place) -> BTreeSet<u64> {
@@ -220,6 +220,47 @@ fn attempts_are_counted_across_runs_and_one_that_a_kill_cut_short_is_not() {
     go.tell();
     assert_eq!(running.end(&place).code(), 1);
     assert_eq!(place.read("out"), "1\n2\n2\n", "there is no third");
+}
+
+/// Each record costs the same, however many wait behind it.
+#[test]
+fn one_at_a_time_a_long_list_is_no_slower_than_a_short_one() {
+    let place = Place::new();
+    let input: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    place.write("in", input);
+    let mut running = place.start(["-q", "--db", "db", "-i", "in", "-j1", "--shell", "--", "echo >> out"]);
+    // Looked through for each record, the list would take a minute for these.
+    let ((), took) = timed(|| until("300 have run", || ran_lines(&place) >= 300));
+    running.signal(Signal::KILL);
+    running.child.wait().expect("it was killed");
+    place.assert_nobody_is_left();
+    assert!(took < LIMIT / 4, "{took:?}");
+}
+
+fn ran_lines(place: &Place) -> usize {
+    fs::read_to_string(place.path("out")).unwrap_or_default().lines().count()
+}
+
+#[test]
+fn a_file_with_jobs_of_another_sort_is_refused_and_so_is_one_of_records_by_the_daemon() {
+    let place = Place::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let jobs = Sqlite::open(place.path("jobs.sqlite")).expect("a new file");
+        jobs.enqueue(vec![NewJob::new("a", "")]).await.expect("enqueued");
+    });
+    let ran = place.run(["--db", "jobs.sqlite", "--", "true"], "one\n");
+    assert!(ran.code() == 5 && ran.stderr().contains("it holds jobs of another sort"), "{}", ran.stderr());
+    assert_eq!(again(&place, &[], "one\n").code(), 0);
+    place.write("daemon.toml", "source = \"sqlite:db\"\n[kinds.a]\nexec = [\"true\"]\n");
+    let mut daemon = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    daemon.args(["run", "--config", "daemon.toml"]).current_dir(place.path(""));
+    let refused = place.marked(daemon).output().expect("it is built");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("holds the records of a `tidegate each --db`"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn judge(samples: &[Sample]) -> Result<(), String> {
             ("memory of SQLite's", sample.sqlite, first.sqlite + (512 << 10)),
             ("descriptors", sample.descriptors, first.descriptors),
             ("file", sample.file, first.file + (1 << 20)),
-            // A checkpoint comes every thousand pages of 4 KiB; a reader may put it off for a while.
+            // A checkpoint comes every two thousand pages of 4 KiB; a reader may put it off for a while.
             ("WAL", sample.wal, 32 << 20),
         ];
         if let Some((what, found, allowed)) = more.iter().find(|(_, found, allowed)| found > allowed) {

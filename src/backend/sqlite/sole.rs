@@ -1,10 +1,12 @@
 //! For a program of ours that has a queue of the file to itself (`tidegate each --db`).
 
 use super::Sqlite;
+use super::failure::failed;
 use super::store::Standing;
 use crate::enqueue::NewJob;
 use crate::error::Error;
 use crate::job::Queue;
+use crate::sync::lock;
 
 impl Sqlite {
     /// Takes back everything that is out of `queue`, and says how that stands. Only for whoever knows that nobody else
@@ -22,6 +24,21 @@ impl Sqlite {
     pub(crate) async fn standing(&self, queue: &Queue) -> Result<Standing, Error> {
         let queue = queue.clone();
         self.pass("counting a queue", move |txn, now| txn.standing(now, &queue)).await
+    }
+
+    /// Whether anything of `queue` is ready, delayed or with a worker.
+    pub(crate) async fn has_open(&self, queue: &Queue) -> Result<bool, Error> {
+        let queue = queue.clone();
+        self.pass("looking into a queue", move |txn, now| txn.has_open(now, &queue)).await
+    }
+
+    /// Whether something was noted under this name. Blocks for as long as the disk takes.
+    pub(crate) fn has_note(&self, name: &str) -> Result<bool, Error> {
+        let connection = lock(&self.0.gate.connection);
+        let found = connection
+            .prepare_cached("SELECT 1 FROM tidegate_notes WHERE name = ?1")
+            .and_then(|mut statement| statement.exists([name]));
+        found.map_err(|error| failed("reading a note".to_owned(), error))
     }
 
     /// What was noted under this name.

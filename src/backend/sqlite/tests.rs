@@ -105,6 +105,48 @@ async fn what_fails_leaves_its_neighbours_alone() {
     );
 }
 
+/// A commit waits for the disk if anything in it must last, and only then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_group_of_which_one_must_last_waits_for_the_disk() {
+    let file = File::new();
+    let jobs = Sqlite::open(&file.0).expect("a file");
+    let gate = jobs.0.gate.clone();
+    let left = |lasts| gate.pass("trying", lasts, |_| Ok(()), drop).boxed();
+    let waits = || {
+        let level: i64 =
+            lock(&gate.connection).query_row("PRAGMA synchronous", [], |row| row.get(0)).expect("a level");
+        level == 2
+    };
+    assert!(waits(), "a file is opened for good");
+    for (group, expected) in [
+        (&[Lasts::UntilPowerFails][..], false),
+        (&[Lasts::UntilPowerFails, Lasts::ForGood], true),
+        (&[Lasts::UntilPowerFails, Lasts::UntilPowerFails], false),
+        (&[Lasts::ForGood, Lasts::UntilPowerFails], true),
+    ] {
+        // While this one is at it, the others gather for the next.
+        let ((enter, entered), (go, gone)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let act = move |_: &mut Txn<'_>| {
+            enter.send(()).expect("it is waited for");
+            gone.recv().expect("it is told to go");
+            Ok(())
+        };
+        let mut before = gate.pass("being first", Lasts::ForGood, act, drop).boxed();
+        assert!((&mut before).now_or_never().is_none());
+        entered.recv().expect("it is at it");
+        let mut all: Vec<_> = group.iter().map(|lasts| left(*lasts)).collect();
+        for one in &mut all {
+            assert!(one.now_or_never().is_none(), "it is left at the gate");
+        }
+        go.send(()).expect("it waits");
+        before.await.expect("done");
+        for one in all {
+            one.await.expect("done");
+        }
+        assert_eq!(waits(), expected, "{group:?}");
+    }
+}
+
 /// A fetch that is dropped while its transaction waits to be done: the jobs are not lost for the time of a lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_fetch_that_is_dropped_at_work_gives_its_jobs_back() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Builder;
 
 use super::source::KIND;
 use crate::backend::sqlite::{Durability, Sqlite};
@@ -19,7 +20,7 @@ use crate::inspect::{Inspect as _, JobQuery, JobState, Manage as _};
 pub(super) const QUEUE: &str = "each";
 
 /// The name of the note about the input.
-const NOTE: &str = "each input";
+pub(crate) const NOTE: &str = "each input";
 
 /// What stands before a record in its job takes at most so many bytes.
 const PREFIX_BYTES: usize = 24;
@@ -81,6 +82,13 @@ impl Db {
             .max_payload_bytes(max_record + PREFIX_BYTES)
             .open()
             .map_err(|error| (Exit::Output, format!("--db {name} can't be used: {}", Chain(&error))))?;
+        let strangers = holds_others(&store)
+            .map_err(|why| (Exit::Output, format!("--db {name} can't be used: {why}")))?;
+        if strangers {
+            let what =
+                format!("--db {name} can't be used: it holds jobs of another sort: name a file of its own");
+            return Err((Exit::Output, what));
+        }
         Ok(Self { store, name, _lock: lock })
     }
 
@@ -111,6 +119,16 @@ impl Db {
             futures_util::future::try_join_all(requeued).await?;
         }
     }
+}
+
+/// Whether there are jobs in the file that did not come from here, of which workers may be taking care.
+fn holds_others(store: &Sqlite) -> Result<bool, String> {
+    if store.has_note(NOTE).map_err(|error| Chain(&error).to_string())? {
+        return Ok(false);
+    }
+    let runtime = Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+    let counts = runtime.block_on(store.counts()).map_err(|error| Chain(&error).to_string())?;
+    Ok(counts.unfinished() + counts.dead + counts.done > 0)
 }
 
 /// A lock beside the file rather than on it: SQLite's own locks end when anybody in the process closes the file.

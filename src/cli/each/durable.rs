@@ -284,15 +284,16 @@ impl Durable {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Whether nothing is left to do. The file is looked into only when nothing is in hand and the input is over.
     async fn is_drained(&self) -> Result<bool, Error> {
         let idle = self.input_over.load(Ordering::Acquire) && lock(&self.out).is_empty();
-        Ok(idle && self.db.store.standing(&self.queue).await?.open == 0)
+        Ok(idle && !self.db.store.has_open(&self.queue).await?)
     }
 
+    /// What is in hand and has not been said to be over: that of others may not have been noted, and is run again.
     fn of(&self, begun: bool) -> BTreeMap<u64, Bytes> {
         let out = lock(&self.out);
-        let of = out.values().filter(|out| self.ledger.has_begun(out.number) == begun);
+        let of = out.values().filter(|out| !out.said && self.ledger.has_begun(out.number) == begun);
         of.map(|out| (out.number, out.record.clone())).collect()
     }
 }

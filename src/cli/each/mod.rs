@@ -11,7 +11,7 @@
 
 mod attempt;
 mod command;
-mod db;
+pub(crate) mod db;
 mod dry_run;
 mod durable;
 #[cfg(any(test, feature = "fuzzing"))]

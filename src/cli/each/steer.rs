@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::stdio::dup2_stdin;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Attempts;
@@ -195,7 +195,10 @@ impl Origin {
         match &self.durable {
             None => in_this_run,
             // If the file can't be read any more, that has been said.
-            Some(durable) => durable.failed().await.unwrap_or(in_this_run),
+            Some(durable) => match timeout(LAST_MOMENT, durable.failed()).await {
+                Ok(Ok(failed)) => failed,
+                Ok(Err(_)) | Err(_) => in_this_run,
+            },
         }
     }
 }

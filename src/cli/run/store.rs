@@ -3,6 +3,7 @@
 use super::config::Settings;
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
+use crate::cli::each::db::NOTE;
 use crate::error::Error;
 
 /// Opens it. A file is made if it is not there.
@@ -39,5 +40,11 @@ pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
     if let Some(adopt) = set.adopt {
         builder = builder.adopt(adopt);
     }
-    Ok(builder.open()?.backend())
+    let jobs = builder.open()?;
+    if jobs.has_note(NOTE)? {
+        let what =
+            "the file holds the records of a `tidegate each --db`, which must run them: name another file";
+        return Err(Error::invalid(what));
+    }
+    Ok(jobs.backend())
 }

@@ -169,6 +169,10 @@ impl Txn<'_> {
         self.advance(now)?;
         let mut stale = Vec::new();
         for one in settled {
+            if one.settlement == Settlement::Ack && self.delete_plain(one.tag)? {
+                self.counters.done += 1;
+                continue;
+            }
             match self.leased(one.tag)? {
                 Some(job) => self.settle_one(&job, one, now)?,
                 None if self.heard_late(one.tag)? => {}
@@ -176,6 +180,20 @@ impl Txn<'_> {
             }
         }
         Ok(Stale(stale))
+    }
+
+    /// Most jobs that are done have no key, were not tried before and are not kept: they can be deleted unseen.
+    fn delete_plain(&self, tag: Tag) -> rusqlite::Result<bool> {
+        if tag.session != 0 || !self.settings.keep_done.is_zero() {
+            return Ok(false);
+        }
+        self.connection
+            .prepare_cached(
+                "DELETE FROM tidegate_jobs WHERE id = ?1 AND state = 2 AND token = ?2 AND unique_key IS NULL
+                     AND history = 0 AND completed IS NULL",
+            )?
+            .execute([tag.key.cast_signed(), tag.token.cast_signed()])
+            .map(|deleted| deleted > 0)
     }
 
     /// The job of a delivery that may still be settled.

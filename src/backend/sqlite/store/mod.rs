@@ -93,6 +93,8 @@ pub(super) struct Txn<'a> {
     saved: Counters,
     stored: Counters,
     effects: Effects,
+    /// Up to when time has had its effect, in this part.
+    advanced: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +216,15 @@ impl<'a> Txn<'a> {
                 Ok(Counters { seq, done, dropped_dead, dead, kept })
             })?;
         let effects = Effects::default();
-        Ok(Self { connection, settings, counters, saved: counters, stored: counters, effects })
+        Ok(Self {
+            connection,
+            settings,
+            counters,
+            saved: counters,
+            stored: counters,
+            effects,
+            advanced: None,
+        })
     }
 
     /// What follows can be undone by itself.
@@ -230,6 +240,7 @@ impl<'a> Txn<'a> {
     /// Its effects are rung out all the same: whoever hears finds nothing.
     pub(super) fn undo(&mut self) -> rusqlite::Result<()> {
         self.counters = self.saved;
+        self.advanced = None;
         self.run("ROLLBACK TO part")?;
         self.run("RELEASE part")
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{DEAD, LEASED, Stand, Time, Txn, stand};
+use super::{DEAD, DELAYED, LEASED, READY, Stand, Time, Txn, stand};
 use crate::job::{Queue, Tag};
 use crate::source::{Settled, Settlement};
 
@@ -41,16 +41,32 @@ impl Txn<'_> {
 
     pub(in super::super) fn standing(&mut self, now: Time, queue: &Queue) -> rusqlite::Result<Standing> {
         self.advance(now)?;
-        let count = |states: &str| {
-            // The states are part of the text, so that their indices are used.
+        let [ready, delayed, leased, dead] = [READY, DELAYED, LEASED, DEAD].map(|state| {
+            // The state is part of the text, so that its index is used.
             self.connection
                 .prepare_cached(&format!(
-                    "SELECT count(*) FROM tidegate_jobs WHERE state IN ({states}) AND queue = ?1"
+                    "SELECT count(*) FROM tidegate_jobs WHERE state = {state} AND queue = ?1"
                 ))?
                 .query_row([queue.as_str()], |row| row.get(0).map(i64::unsigned_abs))
-        };
-        let waiting = count("0")? + count("1")?;
-        Ok(Standing { open: waiting + count(&LEASED.to_string())?, dead: count(&DEAD.to_string())? })
+        });
+        Ok(Standing { open: ready? + delayed? + leased?, dead: dead? })
+    }
+
+    /// Whether anything of a queue is ready, delayed or with a worker: a look at the first of each, however many.
+    pub(in super::super) fn has_open(&mut self, now: Time, queue: &Queue) -> rusqlite::Result<bool> {
+        self.advance(now)?;
+        for state in [READY, DELAYED, LEASED] {
+            let found = self
+                .connection
+                .prepare_cached(&format!(
+                    "SELECT 1 FROM tidegate_jobs WHERE state = {state} AND queue = ?1 LIMIT 1"
+                ))?
+                .exists([queue.as_str()])?;
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(in super::super) fn note(&self, name: &str) -> rusqlite::Result<Option<String>> {

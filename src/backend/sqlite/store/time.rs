@@ -21,11 +21,16 @@ const LAPSED: &str = "its lease ran out: the worker died, or lost touch";
 const LATE: u32 = 10;
 
 impl Txn<'_> {
-    /// Lets time have its effect up to `now`.
+    /// Lets time have its effect up to `now`; nothing more if that has been done in this part already.
     pub(super) fn advance(&mut self, now: Time) -> rusqlite::Result<()> {
+        if self.advanced == Some(now) {
+            return Ok(());
+        }
         self.ripen(now)?;
         self.lapse(now, usize::MAX)?;
-        self.sweep(now)
+        self.sweep(now)?;
+        self.advanced = Some(now);
+        Ok(())
     }
 
     /// Delayed jobs whose time has come are ready, behind those that are, in the order of their times.

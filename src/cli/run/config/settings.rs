@@ -85,6 +85,14 @@ impl Settings {
         }
         let sqlite = given.map(SqliteSettings::read).unwrap_or_default();
         let worker = WorkerSettings::read(root.table("worker"));
+        let (busy, call) = (sqlite.busy_timeout.unwrap_or_default(), worker.reconnect.call_timeout);
+        if !busy.is_zero() && busy >= call {
+            let what = format!(
+                "sqlite.busy_timeout ({busy:?}) must be below worker.reconnect.call_timeout ({call:?}): a worker would \
+                 take a file that is locked for long for one that is gone"
+            );
+            root.reading().note(Problem::new(root.origin(), what));
+        }
         let log = LogSettings::read(root.table("log"));
         Self { source, sqlite, worker, log }
     }
