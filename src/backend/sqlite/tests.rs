@@ -125,7 +125,8 @@ async fn a_group_of_which_one_must_last_waits_for_the_disk() {
         (&[Lasts::ForGood, Lasts::UntilPowerFails], true),
     ] {
         // While this one is at it, the others gather for the next.
-        let ((enter, entered), (go, gone)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let ((enter, entered), (go, gone)) =
+            (std::sync::mpsc::sync_channel(1), std::sync::mpsc::sync_channel(1));
         let act = move |_: &mut Txn<'_>| {
             enter.send(()).expect("it is waited for");
             gone.recv().expect("it is told to go");
