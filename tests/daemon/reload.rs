@@ -157,7 +157,7 @@ fn what_can_not_be_changed_without_a_restart_is_named_each_time() {
         .collect();
     let all = [
         "source",
-        "sqlite",
+        "sqlite.max_dead",
         "worker.name",
         "worker.prefetch",
         "worker.shutdown_deadline",

@@ -194,3 +194,19 @@ async fn jobs_can_be_kept_in_a_database_of_another_program() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(std::fs::read(&other).expect("read"), before, "it was changed all the same");
 }
+
+#[tokio::test]
+async fn the_bound_of_payloads_stands_in_the_file_until_another_is_set() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    let long = || vec![NewJob::new("kind", vec![0; 2000])];
+    let refused =
+        async |jobs: &Sqlite| jobs.enqueue(long()).await.is_err_and(|error| error.is_invalid_input());
+    let first = Sqlite::builder(&file).max_payload_bytes(1024).open().expect("a new file");
+    assert!(refused(&first).await);
+    // Who only looks at it, or enqueues, sets none: that of the first holds for all.
+    assert!(refused(&Sqlite::open(&file).expect("it is there")).await);
+    let more = Sqlite::builder(&file).max_payload_bytes(4096).open().expect("it is there");
+    assert!(!refused(&more).await);
+    assert!(!refused(&Sqlite::open(&file).expect("it is there")).await);
+}

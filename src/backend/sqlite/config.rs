@@ -38,7 +38,6 @@ pub(super) struct Settings {
     pub(super) keep_done: Duration,
     pub(super) max_done: usize,
     pub(super) crash_limit: u32,
-    pub(super) max_payload_bytes: usize,
 }
 
 /// How a file is opened. Made by [`Sqlite::builder`].
@@ -52,6 +51,7 @@ pub struct SqliteBuilder {
     pub(super) how: How,
     pub(super) clock: Clock,
     pub(super) watch_every: Duration,
+    pub(super) max_payload_bytes: Option<usize>,
 }
 
 impl SqliteBuilder {
@@ -62,7 +62,6 @@ impl SqliteBuilder {
             keep_done: Duration::ZERO,
             max_done: 100_000,
             crash_limit: 20,
-            max_payload_bytes: 16 << 20,
         };
         Self {
             path,
@@ -74,6 +73,7 @@ impl SqliteBuilder {
             },
             clock: Clock::default(),
             watch_every: Duration::from_millis(40),
+            max_payload_bytes: None,
         }
     }
 
@@ -113,10 +113,11 @@ impl SqliteBuilder {
         self
     }
 
-    /// How many bytes a payload may have. Default 16 MiB: more is better kept elsewhere and named. For those who
-    /// enqueue in transactions of their own it is what the program says that opened the file last.
+    /// How many bytes a payload may have. Default: what the program said that set it last, for it stands in the file, and
+    /// those who enqueue in transactions of their own go by it too; in a new file 16 MiB: more is better kept elsewhere
+    /// and named.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_payload_bytes = bytes;
+        self.max_payload_bytes = Some(bytes);
         self
     }
 
@@ -171,8 +172,8 @@ impl SqliteBuilder {
             return Err(Error::invalid("watch_every is 0: it must be above zero"));
         }
         let writer = schema::open(&self.path, &self.how)?;
-        schema::bound_payloads(&writer, &self.path, self.settings.max_payload_bytes)?;
+        let max_payload_bytes = schema::bound_payloads(&writer, &self.path, self.max_payload_bytes)?;
         let watcher = schema::open(&self.path, &self.how)?;
-        Ok(Sqlite::from_parts(self, writer, watcher))
+        Ok(Sqlite::from_parts(self, writer, watcher, max_payload_bytes))
     }
 }

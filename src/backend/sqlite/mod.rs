@@ -139,10 +139,15 @@ impl Sqlite {
         SqliteBuilder::new(path.as_ref().to_owned())
     }
 
-    fn from_parts(builder: SqliteBuilder, writer: Connection, watcher: Connection) -> Self {
+    fn from_parts(
+        builder: SqliteBuilder,
+        writer: Connection,
+        watcher: Connection,
+        max_payload_bytes: usize,
+    ) -> Self {
         let SqliteBuilder { path, settings, how, clock, watch_every, .. } = builder;
         let anchor = (clock == Clock::Tokio).then(|| (Instant::now(), wall_clock()));
-        let (lease_ttl, max_payload_bytes) = (settings.lease_ttl, settings.max_payload_bytes);
+        let lease_ttl = settings.lease_ttl;
         let gate = Gate::new(writer, how.durability, settings);
         let watcher = Mutex::new(watcher);
         Self(Arc::new(Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, anchor }))

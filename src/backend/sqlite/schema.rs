@@ -83,16 +83,21 @@ pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Leaves word in the file of the bound that its triggers go by.
-pub(super) fn bound_payloads(connection: &Connection, path: &Path, bytes: usize) -> Result<(), Error> {
-    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    let differs = "SELECT count(*) FROM tidegate_meta WHERE max_payload <> ?1";
-    // Asked first: to write would mean to wait for others.
-    let set = || match connection.query_row(differs, [bytes], |row| row.get(0))? {
-        0 => Ok(0),
-        1_i64.. | ..0 => connection.execute("UPDATE tidegate_meta SET max_payload = ?1", [bytes]),
-    };
-    set().map_err(|error| failed(format!("preparing {}", path.display()), error)).map(|_: usize| ())
+/// Leaves word in the file of the bound that its triggers go by, if one was set. Returns what counts.
+pub(super) fn bound_payloads(
+    connection: &Connection,
+    path: &Path,
+    set: Option<usize>,
+) -> Result<usize, Error> {
+    let sql = |error| failed(format!("preparing {}", path.display()), error);
+    let stands: i64 =
+        connection.query_row("SELECT max_payload FROM tidegate_meta", [], |row| row.get(0)).map_err(sql)?;
+    let bytes = set.map_or(stands, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    // To write would mean to wait for others.
+    if bytes != stands {
+        connection.execute("UPDATE tidegate_meta SET max_payload = ?1", [bytes]).map_err(sql)?;
+    }
+    Ok(usize::try_from(bytes).unwrap_or_default())
 }
 
 fn set_up(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {

@@ -43,7 +43,7 @@ BEGIN
         );
     SELECT RAISE(ABORT, 'tidegate: payload must be a blob or a text')
         WHERE typeof(NEW.payload) NOT IN ('blob', 'text', 'null');
-    SELECT RAISE(ABORT, 'tidegate: payload is larger than max_payload_bytes of who opened the file last')
+    SELECT RAISE(ABORT, 'tidegate: payload is larger than max_payload_bytes of who set it last')
         WHERE length(CAST(NEW.payload AS BLOB)) > (SELECT max_payload FROM tidegate_meta);
     SELECT RAISE(ABORT, 'tidegate: priority must be a whole number from -32768 to 32767')
         WHERE NEW.priority IS NOT NULL

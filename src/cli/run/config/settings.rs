@@ -292,7 +292,15 @@ impl Settings {
         let (old, new_worker) = (&self.worker, &new.worker);
         let changed = [
             ("source", self.source != new.source),
-            ("sqlite", self.sqlite != new.sqlite),
+            ("sqlite.durability", self.sqlite.durability != new.sqlite.durability),
+            ("sqlite.lease_ttl", self.sqlite.lease_ttl != new.sqlite.lease_ttl),
+            ("sqlite.max_dead", self.sqlite.max_dead != new.sqlite.max_dead),
+            ("sqlite.keep_done", self.sqlite.keep_done != new.sqlite.keep_done),
+            ("sqlite.max_done", self.sqlite.max_done != new.sqlite.max_done),
+            ("sqlite.crash_limit", self.sqlite.crash_limit != new.sqlite.crash_limit),
+            ("sqlite.busy_timeout", self.sqlite.busy_timeout != new.sqlite.busy_timeout),
+            ("sqlite.watch_every", self.sqlite.watch_every != new.sqlite.watch_every),
+            ("sqlite.adopt", self.sqlite.adopt != new.sqlite.adopt),
             ("worker.name", old.name != new_worker.name),
             ("worker.prefetch", old.prefetch != new_worker.prefetch),
             ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),
