@@ -115,6 +115,47 @@ fn no_secret_is_ever_logged() {
     assert!(!ran.stdout().contains(SECRET), "{}", ran.stdout());
 }
 
+/// The same for a request: its headers, the query of its URL, and where an answer sends it.
+#[cfg(feature = "http")]
+#[test]
+fn no_secret_of_a_request_is_ever_logged() {
+    const SECRET: &str = "hunter2";
+    let place = Place::new();
+    let jobs = Jobs::new(&place);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = server.local_addr().expect("it is bound").port();
+    let served = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut connection, _) = server.accept().expect("a request");
+        let mut head = Vec::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            let mut part = [0; 4096];
+            let length = connection.read(&mut part).expect("it is sent");
+            assert!(length > 0, "it is sent whole");
+            head.extend_from_slice(&part[..length]);
+        }
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/?key={SECRET}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        connection.write_all(answer.as_bytes()).expect("it listens");
+        String::from_utf8_lossy(&head).into_owned()
+    });
+    let config = format!(
+        "source = \"sqlite:jobs.sqlite\"\n[log]\nlevel = \"trace\"\n[kinds.work]\nhttp = \"http://127.0.0.1:{port}/jobs?key={SECRET}\"\n\
+         headers = {{ Authorization = {{ env = \"TOKEN\" }} }}\nretry = {{ max_attempts = 1 }}\n"
+    );
+    let daemon = Daemon::start_with(&place, &config, |command| {
+        command.env("TOKEN", SECRET);
+    });
+    let id = jobs.put(NewJob::new("work", ""));
+    jobs.until(&id, JobState::Dead);
+    let head = served.expect("a thread").join().expect("it was asked");
+    assert!(head.to_ascii_lowercase().contains("authorization: hunter2"), "{head}");
+    let ran = daemon.stop();
+    assert!(ran.stderr().contains("job failed for good"), "{}", ran.stderr());
+    assert!(!ran.stderr().contains(SECRET), "{}", ran.stderr());
+}
+
 #[test]
 fn a_log_that_nobody_can_read_stops_nothing() {
     let place = Place::new();

@@ -222,6 +222,44 @@ fn attempts_are_counted_across_runs_and_one_that_a_kill_cut_short_is_not() {
     assert_eq!(place.read("out"), "1\n2\n2\n", "there is no third");
 }
 
+/// On a disk of its own that is full at first: it says so, waits, and goes on when there is room.
+#[test]
+fn a_full_disk_is_waited_out_and_costs_no_record() {
+    const SCRIPT: &str = r#"
+        mkdir disk && mount -t tmpfs -o size=32m tidegate-test disk && head -c 32400000 /dev/zero > disk/filler || exit 77
+        "$0" each --db disk/db -i in -j2 --progress never --shell -- 'echo $1 >> out' 2> said &
+        each=$!
+        until grep -q 'trying again' said; do kill -0 $each || exit 78; done
+        rm disk/filler
+        wait $each; code=$?
+        "$0" each -q --db disk/db -i in -j2 --shell -- 'echo again >> out' || exit 79
+        exit $code
+    "#;
+    let place = Place::new();
+    let input: String = (1..=6_000).map(|number| format!("{number}\n")).collect();
+    place.write("in", input);
+    // A user namespace makes it possible without being root; who is root may not be allowed to have one.
+    for namespaces in ["-rm", "-m"] {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args([namespaces, "sh", "-c", SCRIPT, env!("CARGO_BIN_EXE_tidegate")])
+            .current_dir(place.path(""));
+        let Ok(done) = place.marked(command).output() else { continue };
+        if matches!(done.status.code(), None | Some(1 | 77)) {
+            let _ = fs::remove_dir(place.path("disk"));
+            continue;
+        }
+        let said = place.read("said");
+        assert_eq!(done.status.code(), Some(0), "{said}");
+        assert!(said.contains("the disk is full"), "{said}");
+        let mut ran = ran(&place);
+        ran.sort_unstable();
+        assert_eq!(ran, (1..=6_000).collect::<Vec<u64>>(), "each has run once");
+        return;
+    }
+    eprintln!("skipped: no mount namespace and no tmpfs may be made here");
+}
+
 /// Each record costs the same, however many wait behind it.
 #[test]
 fn one_at_a_time_a_long_list_is_no_slower_than_a_short_one() {
