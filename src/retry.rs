@@ -194,6 +194,13 @@ impl Default for Fnv {
     }
 }
 
+impl Fnv {
+    /// Goes on from what another has [finished](Hasher::finish) with.
+    pub(crate) fn from_state(state: u64) -> Self {
+        Self(state)
+    }
+}
+
 impl Hasher for Fnv {
     fn finish(&self) -> u64 {
         self.0

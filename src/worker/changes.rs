@@ -22,9 +22,9 @@ use crate::worker::run::Loop;
 /// What kinds have that were given no options of their own, and the numbers that they get.
 #[derive(Debug)]
 pub(crate) struct KindDefaults {
-    pub(crate) worker: String,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retry: RetryPolicy,
+    worker: String,
+    timeout: Option<Duration>,
+    retry: RetryPolicy,
     /// The number of the next kind. Never given twice, so that a task is given no attempt of a handler that has
     /// taken the place of its own.
     numbers: AtomicUsize,

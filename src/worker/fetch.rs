@@ -65,7 +65,8 @@ pub(crate) struct Call {
     pub(crate) request: FetchRequest,
     permits: Vec<Permit>,
     stop: CancellationToken,
-    since: Instant,
+    /// When it was sent, if it is to wait for jobs.
+    waits_since: Option<Instant>,
 }
 
 impl Call {
@@ -179,7 +180,7 @@ impl Loop {
 
     /// The next fetch, if there is room and reason for one. Takes its permits.
     pub(crate) fn next_fetch(&mut self, now: Instant) -> Option<Call> {
-        if self.may_fetch(now) { self.new_fetch(0, now) } else { None }
+        if self.may_fetch(now) { self.new_fetch(0, Some(now)) } else { None }
     }
 
     /// What is to be fetched together with the settlement of so many deliveries, if the source can do that, and there
@@ -188,15 +189,15 @@ impl Loop {
         let fetcher = &self.fetcher;
         let may = fetcher.fuses && self.wants_more() && fetcher.not_before.is_none_or(|at| at <= now);
         // With fewer places than deliveries, what is freed must stay free.
-        if may && fetcher.places.free() + fetcher.places.taken() <= fetcher.places.limit() {
-            self.new_fetch(settled, now)
+        if may && fetcher.places.taken() <= fetcher.places.limit() {
+            self.new_fetch(settled, None)
         } else {
             None
         }
     }
 
     /// A fetch for all that is free, and for so many places that will be.
-    fn new_fetch(&mut self, more: usize, now: Instant) -> Option<Call> {
+    fn new_fetch(&mut self, more: usize, waits_since: Option<Instant>) -> Option<Call> {
         self.take_changes();
         let fetcher = &mut self.fetcher;
         let mut permits = std::mem::take(&mut fetcher.permits);
@@ -215,7 +216,7 @@ impl Loop {
         if fetcher.stop.is_cancelled() {
             fetcher.stop = CancellationToken::new();
         }
-        Some(Call { request, permits, stop: fetcher.stop.clone(), since: now })
+        Some(Call { request, permits, stop: fetcher.stop.clone(), waits_since })
     }
 
     /// A fetch that went with settlements was answered: what these have freed is taken again.
@@ -226,7 +227,6 @@ impl Loop {
         {
             call.permits.push(permit);
         }
-        call.since = call.since.checked_sub(AT_ONCE).unwrap_or(call.since); // it was not to wait
         self.fetched(call, Ok(deliveries));
     }
 
@@ -240,7 +240,7 @@ impl Loop {
 
     /// A fetch was answered: its deliveries are taken in, each with a permit; the other permits are freed.
     pub(crate) fn fetched(&mut self, call: Call, answer: Result<Vec<Delivery>, Error>) {
-        let Call { request, mut permits, stop, since } = call;
+        let Call { request, mut permits, stop, waits_since } = call;
         match answer {
             Ok(deliveries) => {
                 self.telemetry.fetches.increment(1);
@@ -249,7 +249,8 @@ impl Loop {
                 if std::mem::take(&mut self.fetcher.failures) > 0 {
                     tracing::info!("fetching works again");
                 }
-                if deliveries.is_empty() && !stop.is_cancelled() && since.elapsed() < AT_ONCE {
+                let did_not_wait = waits_since.is_some_and(|since| since.elapsed() < AT_ONCE);
+                if deliveries.is_empty() && !stop.is_cancelled() && did_not_wait {
                     self.fetcher.not_before = Some(Instant::now() + EMPTY_WAIT);
                 }
                 request.put_room_back(self.take_in(deliveries, &mut permits));

@@ -9,15 +9,10 @@ use crate::job::Queue;
 use crate::sync::lock;
 
 impl Sqlite {
-    /// Takes back everything that is out of `queue`, and says how that stands. Only for whoever knows that nobody else
-    /// serves it.
-    pub(crate) async fn take_over(&self, queue: &Queue) -> Result<Standing, Error> {
+    /// Takes back everything that is out of `queue`. Only for whoever knows that nobody else serves it.
+    pub(crate) async fn take_over(&self, queue: &Queue) -> Result<(), Error> {
         let queue = queue.clone();
-        self.pass("taking over a queue", move |txn, now| {
-            txn.take_back(now, &queue)?;
-            txn.standing(now, &queue)
-        })
-        .await
+        self.pass("taking over a queue", move |txn, now| txn.take_back(now, &queue)).await
     }
 
     /// How `queue` stands.

@@ -1,6 +1,7 @@
 //! The file of `--db`: opening and locking it, what is noted of the input, and how a record is packed into a job.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::Hasher as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::cli::records::Item;
 use crate::enqueue::NewJob;
 use crate::error::{Chain, Error, ErrorKind};
 use crate::inspect::{Inspect as _, JobQuery, JobState, Manage as _};
+use crate::retry::Fnv;
 
 /// The queue that the records are in, so that they meet no other job of the file.
 pub(super) const QUEUE: &str = "each";
@@ -53,9 +55,10 @@ impl Taken {
             }
         };
         self.last = number;
-        // FNV-1a: http://www.isthe.com/chongo/tech/comp/fnv/
-        let fold = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        self.digest = number.to_le_bytes().iter().chain(bytes).fold(self.digest, fold);
+        let mut digest = Fnv::from_state(self.digest);
+        digest.write(&number.to_le_bytes());
+        digest.write(bytes);
+        self.digest = digest.finish();
         self
     }
 }
@@ -73,21 +76,17 @@ impl Db {
     /// Opens the file, unless another process runs records from it.
     pub(super) fn open(path: &Path, max_record: usize) -> Result<Self, (Exit, String)> {
         let name = path.display().to_string();
-        let lock =
-            lock_beside(path).map_err(|why| (Exit::Output, format!("--db {name} can't be used: {why}")))?;
+        let cant = |why: String| (Exit::Output, format!("--db {name} can't be used: {why}"));
+        let lock = lock_beside(path).map_err(cant)?;
         let store = Sqlite::builder(path)
             .lease_ttl(LEASE)
             .durability(Durability::Full)
             .max_dead(i64::MAX as usize)
             .max_payload_bytes(max_record + PREFIX_BYTES)
             .open()
-            .map_err(|error| (Exit::Output, format!("--db {name} can't be used: {}", Chain(&error))))?;
-        let strangers = holds_others(&store)
-            .map_err(|why| (Exit::Output, format!("--db {name} can't be used: {why}")))?;
-        if strangers {
-            let what =
-                format!("--db {name} can't be used: it holds jobs of another sort: name a file of its own");
-            return Err((Exit::Output, what));
+            .map_err(|error| cant(Chain(&error).to_string()))?;
+        if holds_others(&store).map_err(cant)? {
+            return Err(cant("it holds jobs of another sort: name a file of its own".to_owned()));
         }
         Ok(Self { store, name, _lock: lock })
     }

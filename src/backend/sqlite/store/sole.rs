@@ -20,7 +20,7 @@ pub(crate) struct Standing {
 impl Txn<'_> {
     /// Takes back everything that is out of a queue, whoever had it: whoever it was has ended. The attempts are not
     /// counted, as they have not come to their end.
-    pub(in super::super) fn take_back(&mut self, now: Time, queue: &Queue) -> rusqlite::Result<usize> {
+    pub(in super::super) fn take_back(&mut self, now: Time, queue: &Queue) -> rusqlite::Result<()> {
         self.advance(now)?;
         let out = {
             let mut statement = self.connection.prepare_cached(concat!(
@@ -33,10 +33,7 @@ impl Txn<'_> {
         };
         let nobody = Tag { session: 0, key: 0, token: 0 };
         let released = Settled::new(nobody, Settlement::Release { after: Duration::ZERO });
-        for job in &out {
-            self.settle_one(job, &released, now)?;
-        }
-        Ok(out.len())
+        out.iter().try_for_each(|job| self.settle_one(job, &released, now))
     }
 
     pub(in super::super) fn standing(&mut self, now: Time, queue: &Queue) -> rusqlite::Result<Standing> {
