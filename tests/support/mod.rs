@@ -32,8 +32,8 @@ pub(crate) use leftovers::{Leftovers, cpu_time_of_thread, threads_named};
 pub(crate) use maker::Maker;
 pub(crate) use recording::{Recording, Told};
 pub(crate) use rig::{
-    KIND, during, job, job_with, jobs, number, panics, patience, phase_of, registry_of, unique_name,
-    until_phase, wall_clock,
+    KIND, brief, during, gated, job, job_with, jobs, number, panics, patience, phase_of, registry_of,
+    unique_name, until_phase, wall_clock,
 };
 pub(crate) use signals::{Dice, Gate, Inside, until, yield_often};
 pub(crate) use wrappers::{Answer, Flaky, Forgetful, Fusing, Hanging, Renewer, SlowToSettle};

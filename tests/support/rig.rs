@@ -1,6 +1,7 @@
 //! Small things that most tests begin with.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use super::leftovers::Leftovers;
+use super::signals::{Gate, Inside};
 
 /// The kind of jobs of which a test needs only one.
 pub(crate) const KIND: &str = "work";
@@ -50,6 +52,30 @@ where
     R: IntoOutcome + 'static,
 {
     Registry::new().handle_raw(KIND, handler)
+}
+
+/// Jobs that wait at a gate, and who is inside.
+pub(crate) fn gated(gate: &Arc<Gate>, inside: &Inside) -> Registry {
+    let (gate, inside) = (gate.clone(), inside.clone());
+    registry_of(move |_: Context| {
+        let (gate, stay) = (gate.clone(), inside.enter());
+        async move {
+            gate.pass().await;
+            drop(stay);
+        }
+    })
+}
+
+/// Jobs that let others go first once, and who is inside.
+pub(crate) fn brief(inside: &Inside) -> Registry {
+    let inside = inside.clone();
+    registry_of(move |_: Context| {
+        let stay = inside.enter();
+        async move {
+            tokio::task::yield_now().await;
+            drop(stay);
+        }
+    })
 }
 
 /// Panics, as a handler whose type is still `()`.

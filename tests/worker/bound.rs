@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::{Context, Dispatcher, Intake, Worker};
 
 use crate::support::{
-    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job_with, jobs, number,
+    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, brief, during, job_with, jobs, number,
     registry_of, under_both, until, yield_often,
 };
 
@@ -17,16 +17,7 @@ async fn assert_bound_under_slow_settling(dispatcher: Dispatcher, max: usize, pr
     let feed = Feed::new().with(jobs(JOBS)).shared();
     let slow = SlowToSettle::by(Duration::from_millis(2), feed.clone());
     let recording = Recording::around(slow);
-    let registry = registry_of({
-        let inside = inside.clone();
-        move |_: Context| {
-            let stay = inside.enter();
-            async move {
-                tokio::task::yield_now().await;
-                drop(stay);
-            }
-        }
-    });
+    let registry = brief(&inside);
     let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
         .max_concurrent_jobs(max)
         .prefetch(prefetch)
@@ -96,16 +87,7 @@ under_both! {
         let feed = Feed::new().with(jobs(40)).shared();
         let greedy = std::sync::Arc::new(Greedy { inner: feed.clone(), extra: 5 });
         let recording = Recording::around(greedy);
-        let registry = registry_of({
-            let inside = inside.clone();
-            move |_: Context| {
-                let stay = inside.enter();
-                async move {
-                    tokio::task::yield_now().await;
-                    drop(stay);
-                }
-            }
-        });
+        let registry = brief(&inside);
         let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
             .max_concurrent_jobs(3)
             .dispatcher(dispatcher)
@@ -196,16 +178,7 @@ async fn the_greatest_bound_holds_on_threads_while_it_is_raised_and_lowered() {
     let inside = Inside::default();
     let feed = Feed::new().with(jobs(3000)).shared();
     let recording = Recording::around(feed.clone());
-    let registry = registry_of({
-        let inside = inside.clone();
-        move |_: Context| {
-            let stay = inside.enter();
-            async move {
-                tokio::task::yield_now().await;
-                drop(stay);
-            }
-        }
-    });
+    let registry = brief(&inside);
     let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
         .max_concurrent_jobs(8)
         .build()

@@ -7,7 +7,7 @@ use tidegate::{
     Context, Enqueue as _, ErrorKind, Inspect as _, KindOptions, Memory, NewJob, Queues, Registry, Worker,
 };
 
-use crate::support::{Gate, Inside, KIND, during, registry_of, under_both, until, yield_often};
+use crate::support::{Gate, Inside, KIND, during, gated, registry_of, under_both, until, yield_often};
 
 /// A registry whose jobs only count.
 fn counting(counter: &Arc<AtomicUsize>) -> Registry {
@@ -15,18 +15,6 @@ fn counting(counter: &Arc<AtomicUsize>) -> Registry {
     registry_of(move |_: Context| {
         counter.fetch_add(1, Ordering::SeqCst);
         async {}
-    })
-}
-
-/// Jobs that wait at a gate, and who is inside.
-fn gated(gate: &Arc<Gate>, inside: &Inside) -> Registry {
-    let (gate, inside) = (gate.clone(), inside.clone());
-    registry_of(move |_: Context| {
-        let (gate, stay) = (gate.clone(), inside.enter());
-        async move {
-            gate.pass().await;
-            drop(stay);
-        }
     })
 }
 

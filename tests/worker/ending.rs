@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidegate::{
     ConnectionState, Context, Delivery, Dispatcher, Error, ErrorKind, FetchRequest, Intake, ReconnectPolicy,
-    Registry, RetryPolicy, Settled, Shutdown, Source, Stale, State, StopCause, Worker,
+    RetryPolicy, Settled, Shutdown, Source, Stale, State, StopCause, Worker,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Feed, Flaky, Gate, Hanging, Inside, Leftovers, Maker, Recording, SlowToSettle, during, job, jobs, panics,
-    patience, registry_of, under_both, unique_name, until,
+    Feed, Flaky, Gate, Hanging, Inside, Leftovers, Maker, Recording, SlowToSettle, during, gated, job, jobs,
+    panics, patience, registry_of, under_both, unique_name, until,
 };
 
 fn hasty() -> ReconnectPolicy {
@@ -20,17 +20,6 @@ fn hasty() -> ReconnectPolicy {
     policy.initial = Duration::from_millis(1);
     policy.cap = Duration::from_millis(10);
     policy
-}
-
-fn gated(gate: &Arc<Gate>, inside: &Inside) -> Registry {
-    let (gate, inside) = (gate.clone(), inside.clone());
-    registry_of(move |_: Context| {
-        let (gate, stay) = (gate.clone(), inside.enter());
-        async move {
-            gate.pass().await;
-            drop(stay);
-        }
-    })
 }
 
 under_both! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::{Context, Dispatcher, ErrorKind, Intake, Kind, KindOptions, Source, Worker, WorkerHandle};
 
 use crate::support::{
-    Feed, Flaky, Fusing, Gate, Inside, KIND, Leftovers, Recording, SlowToSettle, during, job, jobs,
+    Feed, Flaky, Fusing, Gate, Inside, KIND, Leftovers, Recording, SlowToSettle, brief, during, job, jobs,
     registry_of, under_both, until, yield_often,
 };
 
@@ -19,16 +19,7 @@ async fn assert_bound(dispatcher: Dispatcher, max: usize, prefetch: usize) {
     let slow = SlowToSettle::by(Duration::from_millis(2), feed.clone());
     let recording = Recording::around(slow);
     let fusing = Fusing::around(recording.clone());
-    let registry = registry_of({
-        let inside = inside.clone();
-        move |_: Context| {
-            let stay = inside.enter();
-            async move {
-                tokio::task::yield_now().await;
-                drop(stay);
-            }
-        }
-    });
+    let registry = brief(&inside);
     let worker = Worker::builder(Intake::fixed(fusing.clone()), registry)
         .max_concurrent_jobs(max)
         .prefetch(prefetch)
@@ -161,16 +152,7 @@ under_both! {
         });
         let feed = Feed::new().with(mixed).shared();
         let fusing = Fusing::around(feed.clone());
-        let registry = registry_of({
-            let inside = inside.clone();
-            move |_: Context| {
-                let stay = inside.enter();
-                async move {
-                    tokio::task::yield_now().await;
-                    drop(stay);
-                }
-            }
-        })
+        let registry = brief(&inside)
         .handle_raw("other", |_: Context| tokio::task::yield_now())
         .options(KIND, KindOptions::new().max_concurrent_jobs(2));
         let worker = Worker::builder(Intake::fixed(fusing.clone()), registry)

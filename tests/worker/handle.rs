@@ -9,23 +9,14 @@ use tidegate::{
 };
 
 use crate::support::{
-    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, job, jobs, phase_of, registry_of,
-    under_both, until, until_phase, yield_often,
+    Dice, Feed, Gate, Inside, Leftovers, Recording, SlowToSettle, during, gated, job, jobs, phase_of,
+    registry_of, under_both, until, until_phase, yield_often,
 };
 
 /// Jobs that wait at a gate, and who is inside.
-fn gated() -> (Arc<Gate>, Inside, Registry) {
+fn gate_and_jobs() -> (Arc<Gate>, Inside, Registry) {
     let (gate, inside) = (Gate::shut(), Inside::default());
-    let registry = registry_of({
-        let (gate, inside) = (gate.clone(), inside.clone());
-        move |_: Context| {
-            let (gate, stay) = (gate.clone(), inside.enter());
-            async move {
-                gate.pass().await;
-                drop(stay);
-            }
-        }
-    });
+    let registry = gated(&gate, &inside);
     (gate, inside, registry)
 }
 
@@ -41,7 +32,7 @@ fn assert_books_balance(stats: &Stats) {
 
 under_both! {
     async fn a_quiet_worker_fetches_nothing_until_it_is_resumed(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(1)).shared();
         let recording = Recording::around(feed.clone());
         let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
@@ -72,7 +63,7 @@ under_both! {
     }
 
     async fn a_raised_bound_is_filled_at_once(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(20)).shared();
         let worker = Worker::builder(feed.intake(), registry)
             .max_concurrent_jobs(2)
@@ -93,7 +84,7 @@ under_both! {
     }
 
     async fn a_bound_that_is_raised_while_a_fetch_waits_is_used_by_the_next_job(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(1)).shared();
         let worker = Worker::builder(feed.intake(), registry)
             .max_concurrent_jobs(2)
@@ -115,7 +106,7 @@ under_both! {
     }
 
     async fn a_lowered_bound_ends_no_job_and_starts_none_until_there_is_room(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(20)).shared();
         let recording = Recording::around(feed.clone());
         let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
@@ -145,7 +136,7 @@ under_both! {
     }
 
     async fn a_bound_out_of_range_is_refused_and_changes_nothing(dispatcher) {
-        let (gate, _, registry) = gated();
+        let (gate, _, registry) = gate_and_jobs();
         gate.open();
         let feed = Feed::new().shared();
         let worker = Worker::builder(feed.intake(), registry)
@@ -305,7 +296,7 @@ under_both! {
     }
 
     async fn a_job_that_is_cancelled_before_it_has_a_slot_is_never_started(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(2)).shared();
         let recording = Recording::around(feed.clone());
         let worker = Worker::builder(Intake::fixed(recording.clone()), registry)
@@ -328,7 +319,7 @@ under_both! {
     }
 
     async fn a_worker_is_stopped_through_its_handle(dispatcher) {
-        let (gate, inside, registry) = gated();
+        let (gate, inside, registry) = gate_and_jobs();
         let feed = Feed::new().with(jobs(2)).shared();
         let worker = Worker::builder(feed.intake(), registry)
             .max_concurrent_jobs(1)
