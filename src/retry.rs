@@ -184,20 +184,14 @@ pub(crate) fn splitmix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// FNV-1a, whose result, unlike the standard library's hasher's, is the same in every build and release.
+/// FNV-1a, whose result, unlike the standard library's hasher's, is the same in every build and release. Made
+/// from what another has [finished](Hasher::finish) with, it goes on from there.
 #[derive(Debug)]
-pub(crate) struct Fnv(u64);
+pub(crate) struct Fnv(pub(crate) u64);
 
 impl Default for Fnv {
     fn default() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    /// Goes on from what another has [finished](Hasher::finish) with.
-    pub(crate) fn from_state(state: u64) -> Self {
-        Self(state)
     }
 }
 

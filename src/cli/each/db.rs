@@ -55,7 +55,7 @@ impl Taken {
             }
         };
         self.last = number;
-        let mut digest = Fnv::from_state(self.digest);
+        let mut digest = Fnv(self.digest);
         digest.write(&number.to_le_bytes());
         digest.write(bytes);
         self.digest = digest.finish();
