@@ -4,6 +4,8 @@
 //! what is missing is refused with an error that names the backend and the verb, never done by halves.
 
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
