@@ -84,6 +84,9 @@ pub(crate) async fn a_list_begins_with_what_has_been_there_longest(f: Fixture) {
     assert_eq!(ids(JobState::Ready, 9).await, ready);
     assert_eq!(ids(JobState::Ready, 2).await, ready[..2]);
     assert_eq!(ids(JobState::Ready, 0).await, []);
+    if !f.has.places {
+        delayed = [1, 2, 0].map(|at: usize| delayed[at].clone()).to_vec(); // where they stand by their times
+    }
     assert_eq!(ids(JobState::Delayed, 9).await, delayed);
     let held = f.take(3).await;
     assert_eq!(ids(JobState::Leased, 9).await, ready);
@@ -100,6 +103,7 @@ pub(crate) async fn a_list_shows_only_what_is_asked_for(f: Fixture) {
     let mut ids = Vec::new();
     for (kind, queue) in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("b", "y"), ("a", "x")] {
         ids.push(f.push(NewJob::new(kind, "").queue(queue)).await);
+        f.pass(Duration::from_millis(2)).await; // some tell times by the millisecond
     }
     let all = || JobQuery::new(JobState::Ready, 9);
     let cases: [(JobQuery, &[usize]); 9] = [
@@ -144,7 +148,9 @@ pub(crate) async fn a_job_says_until_when_it_stays_where_it_is(f: Fixture) {
     };
     is_about(due_in().await, secs(5));
     f.pass(secs(5) + f.slack).await;
-    assert_eq!(due_in().await, None, "it is ready");
+    if f.has.places {
+        assert_eq!(due_in().await, None, "it is ready");
+    }
     let delivery = f.one().await;
     is_about(due_in().await, f.ttl);
     f.pass(secs(7)).await;

@@ -1,4 +1,265 @@
-//! Jobs in a Redis server, in the layouts of Sidekiq and Resque.
+//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq keeps them, for many workers on many machines.
+//!
+//! | promise | |
+//! |---|---|
+//! | layout | Sidekiq's keys and payloads, byte for byte: its producers, its workers and its Web UI work on the same server unchanged |
+//! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
+//! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
+//! | queues | strictly in the order of the request; without any, all that there are, by their names |
+//! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
+//! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
+//! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
+//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
+//!
+//! A job is moved from its queue into `tidegate:held` and given a lease in one step, so that whatever dies, it is in
+//! one of the two. Settlements and the next fetch share one exchange. The server must be Redis 6.2 or newer, or Valkey,
+//! and no cluster.
 
-#[allow(dead_code, reason = "the session that reads and writes with it comes next")]
-pub(crate) mod codec;
+// `exchange` is what is said to the server and what it answers; `link` is how; `source` is a worker's session; `watch`
+// waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
+
+mod change;
+#[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
+mod codec;
+mod config;
+mod due;
+mod exchange;
+mod failure;
+mod held;
+mod keys;
+mod link;
+mod look;
+mod renew;
+mod source;
+mod watch;
+
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use redis::Cmd;
+use tokio::sync::Notify;
+
+use self::codec::sidekiq::{self, Times};
+pub use self::config::RedisBuilder;
+use self::exchange::Terms;
+use self::held::Hands;
+use self::link::{Dial, ENQUEUE, Lane};
+use self::renew::Renewer;
+use self::source::Session;
+use super::{Backend, wall_clock};
+use crate::enqueue::{Enqueue, Enqueued, NewJob, Start};
+use crate::error::{Error, ErrorKind};
+use crate::job::{JobId, Queue};
+use crate::lease::Renew;
+use crate::source::{Connect, Intake, Source};
+
+/// The schemes of its URLs.
+pub(super) const SCHEMES: [&str; 3] = [SCHEME, "rediss", "redis+unix"];
+
+const SCHEME: &str = "redis";
+
+/// Jobs on a server.
+///
+/// A handle: clones are cheap and are the same. Workers make their own connections from it ([`intake`](Self::intake));
+/// what producers and people ask goes over one that is made when it is needed and made anew after it was lost. Nothing
+/// runs in the background, but for what the driver needs to read from a connection while there is one.
+///
+/// All verbs must be called within a tokio runtime. Dropping one of their futures does not undo what it has begun.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), tidegate::Error> {
+/// use tidegate::backend::redis::Redis;
+/// use tidegate::{Enqueue, NewJob, Registry, Shutdown, Worker};
+///
+/// let jobs = Redis::open("redis://127.0.0.1/")?;
+/// jobs.enqueue(vec![NewJob::json("HardJob", &(1, "two"))?]).await?;
+/// let registry = Registry::new().handle("HardJob", |_, (number, text): (i64, String)| async move {
+///     println!("{number} {text}");
+/// });
+/// Worker::builder(jobs.intake(), registry).build()?.run(Shutdown::new()).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Redis(Arc<Shared>);
+
+/// What all clones of a handle share.
+struct Shared {
+    dial: Arc<Dial>,
+    /// For producers and people.
+    lane: Lane,
+    hands: Hands,
+    /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
+    bell: Notify,
+    terms: Terms,
+    crash_limit: u32,
+    max_payload_bytes: usize,
+    times: Times,
+    ids: Ids,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("target", &self.0.dial.target).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// The handle of a server, with the defaults of [`RedisBuilder`]. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// As [`RedisBuilder::open`].
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::builder(url).open()
+    }
+
+    /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
+    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`.
+    pub fn builder(url: &str) -> RedisBuilder {
+        RedisBuilder::new(url)
+    }
+
+    fn from_parts(builder: &RedisBuilder, dial: Dial) -> Self {
+        Self(Arc::new(Shared {
+            dial: Arc::new(dial),
+            lane: Lane::default(),
+            hands: Hands::new(RandomState::new().hash_one(0)),
+            bell: Notify::new(),
+            terms: builder.terms(),
+            crash_limit: builder.crash_limit,
+            max_payload_bytes: builder.max_payload_bytes,
+            times: builder.times,
+            ids: Ids::default(),
+        }))
+    }
+
+    #[cfg(test)]
+    fn dial(&self) -> &Dial {
+        &self.0.dial
+    }
+
+    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for.
+    pub fn intake(&self) -> Intake {
+        Intake::new(Arc::new(self.clone())).renewed_by(Arc::new(self.clone()))
+    }
+
+    /// All its verbs.
+    pub fn backend(&self) -> Backend {
+        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
+    }
+
+    /// What is to stand in the queues, and what is to wait.
+    fn call_for(&self, jobs: &[NewJob], ids: &[JobId]) -> Cmd {
+        let now = wall_clock();
+        let mut call = ENQUEUE.call(&[keys::QUEUES, keys::SCHEDULE]);
+        call.arg(keys::QUEUE);
+        let mut queues: Vec<(&Queue, Vec<Vec<u8>>)> = Vec::new();
+        let mut waiting = Vec::new();
+        for (job, id) in jobs.iter().zip(ids) {
+            let at = match job.start {
+                Start::Now => None,
+                Start::After(wait) => now.checked_add(wait),
+                Start::At(moment) => Some(moment),
+            };
+            if let Some(at) = at.filter(|at| *at > now) {
+                waiting.push((score(at), sidekiq::write(job, id, now, self.0.times, true)));
+                continue;
+            }
+            let raw = sidekiq::write(job, id, now, self.0.times, false);
+            // A batch goes to few queues, most often to one.
+            match queues.iter_mut().find(|(queue, _)| **queue == job.queue) {
+                Some((_, raws)) => raws.push(raw),
+                None => queues.push((&job.queue, vec![raw])),
+            }
+        }
+        for (queue, raws) in &queues {
+            call.arg(queue.as_str()).arg(raws.len());
+            for raw in raws {
+                call.arg(&raw[..]);
+            }
+        }
+        call.arg("");
+        for (score, raw) in &waiting {
+            call.arg(score).arg(&raw[..]);
+        }
+        call
+    }
+}
+
+/// A moment as the sorted sets have it: seconds since 1970.
+fn score(moment: SystemTime) -> String {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:06}", since.as_secs(), since.subsec_micros())
+}
+
+/// Identities as Sidekiq has them: 24 hexadecimal digits by chance.
+#[derive(Default)]
+struct Ids {
+    seed: RandomState,
+    next: AtomicU64,
+}
+
+impl Ids {
+    fn next(&self) -> JobId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (high, low) = (self.seed.hash_one((number, 'h')), self.seed.hash_one((number, 'l')));
+        JobId::new(format!("{high:016x}{:08x}", low >> 32))
+    }
+}
+
+#[async_trait]
+impl Enqueue for Redis {
+    /// A job goes to the queue of its name, which need not have been there; a payload that is a JSON array becomes the
+    /// job's `args`, and any other stands in them alone.
+    ///
+    /// An error that [passes](Error::is_transient) may have come after the server did it.
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
+        for job in &jobs {
+            job.validate(self.0.max_payload_bytes)?;
+            if job.priority != 0 {
+                return Err(unsupported("priorities: give urgent jobs a queue of their own"));
+            }
+            if job.unique.is_some() {
+                return Err(unsupported("unique keys"));
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<JobId> = jobs.iter().map(|_| self.0.ids.next()).collect();
+        let call = self.call_for(&jobs, &ids);
+        self.0.lane.run(&self.0.dial, "enqueueing jobs", &ENQUEUE, &call).await?;
+        self.0.bell.notify_waiters();
+        Ok(ids.into_iter().map(Enqueued::Created).collect())
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the backend {SCHEME} has no {what}"))
+}
+
+#[async_trait]
+impl Connect<dyn Source> for Redis {
+    async fn connect(&self) -> Result<Arc<dyn Source>, Error> {
+        Ok(Arc::new(Session::connect(self.0.clone()).await?))
+    }
+
+    fn target(&self) -> String {
+        self.0.dial.target.clone()
+    }
+}
+
+#[async_trait]
+impl Connect<dyn Renew> for Redis {
+    async fn connect(&self) -> Result<Arc<dyn Renew>, Error> {
+        Ok(Arc::new(Renewer::connect(self.0.clone()).await?))
+    }
+
+    fn target(&self) -> String {
+        self.0.dial.target.clone()
+    }
+}

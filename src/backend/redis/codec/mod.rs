@@ -107,7 +107,7 @@ fn named_queue(value: Option<json::Value<'_>>) -> Result<Option<Queue>, String> 
 /// An id for a job that has none: 24 hexadecimal digits, as a `jid` has, made from all of `raw` and nothing else, so
 /// that it is the same in every process and every version. Two jobs of the same bytes have the same id. It is no
 /// cryptographic hash: who writes into the queue can make two jobs that have the same.
-fn stable_id(raw: &[u8]) -> JobId {
+pub(crate) fn stable_id(raw: &[u8]) -> JobId {
     // Two lanes of multiply and shift; each step can be undone, so no byte is forgotten. The factors are odd and have
     // about as many ones as zeros: those of MurmurHash3 and of SplitMix64.
     const FACTORS: [u64; 2] = [0x87c3_7b91_1142_53d5, 0x4cf5_ad43_2745_937f];

@@ -1,0 +1,34 @@
+-- Changes a job where it stands, unless it has gone from there.
+-- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled. ARGV: 1 list, zset or hash, 2 what stands there (for a hash:
+-- its field), 3 where it is to go: dead, queue, away, or cancelled, 4 what is to stand there, 5 the queue, 6 what a
+-- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds.
+-- Answers 1 if it was changed.
+local kind, here, to, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if to == 'cancelled' then
+    if redis.call('HEXISTS', KEYS[1], here) == 0 then return 0 end
+    redis.call('HSET', KEYS[4], here, 1)
+    return 1
+end
+if to == 'queue' then
+    local there = redis.call('TYPE', ARGV[6] .. ARGV[5]).ok
+    if there ~= 'none' and there ~= 'list' then
+        return redis.error_reply('WRONGTYPE the key ' .. ARGV[6] .. ARGV[5] .. ' is a ' .. there .. ' and not a list')
+    end
+end
+local gone
+if kind == 'list' then
+    gone = redis.call('LREM', KEYS[1], -1, here)
+else
+    gone = redis.call('ZREM', KEYS[1], here)
+end
+if gone == 0 then return 0 end
+if to == 'dead' then
+    local now = tonumber(redis.call('TIME')[1])
+    redis.call('ZADD', KEYS[3], now, after)
+    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (now - tonumber(ARGV[8])))
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[7]))
+elseif to == 'queue' then
+    redis.call('LPUSH', ARGV[6] .. ARGV[5], after)
+    redis.call('SADD', KEYS[2], ARGV[5])
+end
+return 1
