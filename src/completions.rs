@@ -31,6 +31,9 @@ const MAX_STANDING: usize = 64;
 /// many costs little more than a turn for one.
 const PATIENCE: usize = 16;
 
+/// An exchange that takes as long as this, several turns, goes to a disk or over a network.
+const SLOW_EXCHANGE: Duration = Duration::from_micros(50);
+
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -89,12 +92,15 @@ struct Pace {
     reported: AtomicUsize,
     /// How many attempts were running when the loop looked last.
     running: AtomicUsize,
+    /// An exchange with the source takes longer than a turn, so that one for all is better than two for a half each.
+    slow_source: AtomicBool,
 }
 
 impl Pace {
-    /// Whether a turn is worth its while: at least half of what runs has reported.
+    /// Whether a turn is worth its while: at least half of what runs has reported, or all of it if the source is slow.
     fn is_worth_while(&self) -> bool {
-        self.reported.load(Ordering::Relaxed) * 2 >= self.running.load(Ordering::Relaxed)
+        let part = if self.slow_source.load(Ordering::Relaxed) { 1 } else { 2 };
+        self.reported.load(Ordering::Relaxed) * part >= self.running.load(Ordering::Relaxed)
     }
 
     /// Lets others go first, as long as that may spare a wake-up or a turn.
@@ -221,6 +227,11 @@ impl Completions {
         let now =
             !pace.hot.load(Ordering::Relaxed) || pace.urgent.load(Ordering::Relaxed) || pace.is_worth_while();
         waits && now
+    }
+
+    /// How long an exchange takes that settles and fetches at once.
+    pub(crate) fn exchange_takes(&self, time: Duration) {
+        self.pace.slow_source.store(time >= SLOW_EXCHANGE, Ordering::Relaxed);
     }
 
     pub(crate) fn set_hot(&self, hot: bool) {

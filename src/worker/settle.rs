@@ -46,6 +46,8 @@ pub(crate) struct Batch {
     fetched: Vec<Delivery>,
     /// The source can do both in one exchange.
     fuses: bool,
+    /// When it was sent.
+    sent_at: Option<Instant>,
     /// No session can be had any more, for a reason that waiting does not mend.
     pub(crate) no_session: bool,
 }
@@ -180,6 +182,7 @@ impl Loop {
         if !self.unsettled.next(now, &mut batch.places) {
             return false;
         }
+        batch.sent_at = Some(now);
         batch.settled.clear();
         batch.places.retain(|place| match self.flights.get(*place).map(|flight| &flight.stage) {
             Some(Stage::Settling(settled)) => {
@@ -204,6 +207,9 @@ impl Loop {
     pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
         self.fetcher.expect_nothing();
         self.fetcher.fuses |= batch.fuses;
+        if let Some(sent_at) = batch.sent_at.filter(|_| batch.fuses) {
+            self.completions.exchange_takes(now.duration_since(sent_at));
+        }
         for place in std::mem::take(&mut batch.lost) {
             self.give_up(place);
         }
