@@ -37,6 +37,8 @@ mod refusals;
 mod rows;
 #[path = "backends/settle.rs"]
 mod settle;
+#[path = "backends/superseded.rs"]
+mod superseded;
 #[path = "backends/unique.rs"]
 mod unique;
 
@@ -125,7 +127,7 @@ macro_rules! suite {
                     the_newest_payload_replaces_the_waiting_one,
                     while_queued_ends_with_the_hand_over,
                     while_queued_begins_again_with_a_retry,
-                    while_queued_both_are_kept_if_the_key_was_taken_meanwhile,
+                    while_queued_both_are_kept_if_nobody_asked_for_the_newest,
                     until_done_holds_while_it_runs_and_waits_again,
                     until_done_ends_with_the_job,
                     until_done_ends_in_the_dead_letters,
@@ -139,6 +141,25 @@ macro_rules! suite {
                     a_batch_clashes_with_itself,
                     of_many_producers_at_once_one_wins,
                     no_newest_payload_is_lost_between_producers_and_workers,
+                }
+                superseded {
+                    what_is_handed_back_ends_once_a_newer_one_was_enqueued,
+                    a_lapsed_lease_ends_it_too,
+                    whoever_takes_leases_back_finds_it_ended,
+                    though_the_newer_one_is_done_already,
+                    though_the_newer_one_was_cancelled_or_deleted_or_has_failed_for_good,
+                    though_the_newer_one_waits_for_its_time,
+                    of_a_chain_only_the_newest_comes_back,
+                    a_new_payload_of_a_waiting_job_supersedes_what_runs,
+                    a_new_payload_of_a_waiting_job_supersedes_what_waits_beside_it,
+                    what_the_older_ones_asked_for_does_not_matter,
+                    a_period_that_has_passed_protects_nothing_that_runs,
+                    only_the_same_kind_and_key_is_superseded,
+                    what_was_dropped_supersedes_nothing,
+                    a_superseded_job_that_is_done_all_the_same_is_done,
+                    a_superseded_job_that_fails_for_good_is_dead_and_can_begin_anew,
+                    a_superseded_job_holds_no_key_and_no_room,
+                    no_older_payload_is_handed_out_after_a_newer_one,
                 }
                 inspect {
                     counts_follow_a_job_through_its_states,

@@ -55,6 +55,9 @@ const VERSION_1: &str = "
     CREATE INDEX unique_keys_until ON unique_keys (until) WHERE until IS NOT NULL;
 ";
 
+/// What the second one made.
+const VERSION_2: &str = include_str!("version_2.sql");
+
 fn nanoseconds(moment: SystemTime) -> i64 {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     i64::try_from(since.as_nanos()).expect("before 2262")
@@ -135,13 +138,86 @@ async fn a_file_of_the_first_version_is_brought_to_the_newest_with_all_that_is_i
     assert_eq!(jobs.counts().await.expect("counted").done, 6 + 5);
 }
 
+/// A file of the second version, with a job in each state and one that waits beside it with its key.
+fn file_of_version_2(file: &Path, now: SystemTime) {
+    let connection = Connection::open(file).expect("a new file");
+    connection.pragma_update(None, "journal_mode", "wal").expect("set");
+    connection.execute_batch(VERSION_2).expect("the tables");
+    connection.pragma_update(None, "application_id", 0x5449_4447).expect("set");
+    connection.pragma_update(None, "user_version", 2).expect("set");
+    let (now, later) = (nanoseconds(now), nanoseconds(now + Duration::from_secs(60)));
+    for (id, state, due, history) in
+        [(1, 0, 0, 0), (2, 1, later, 0), (3, 2, later, 1), (4, 3, 0, 0), (5, 4, later, 0)]
+    {
+        connection
+            .execute(
+                "INSERT INTO tidegate_jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, attempts,
+                     lapses, token, cancelled, unique_key, window, last_error, history, payload)
+                 VALUES (?1, ?2, 'queue', 'kind', 0, ?1, ?3, ?1, ?4, ?4, 1, 0, 9, 0, ?5, 0, 'why', ?6, ?7)",
+                params![id, state, due, now, (id == 1 || id == 3).then_some("key"), history, vec![id as u8; 9_000]],
+            )
+            .expect("a row");
+    }
+    connection
+        .execute_batch(
+            "INSERT INTO tidegate_unique_keys VALUES ('kind', 'key', 6, 1, NULL);
+             INSERT INTO tidegate_attempts VALUES (3, 1, 1, 5, 6, 1, 'no luck', NULL);
+             UPDATE tidegate_counters SET seq = 20, done = 6, dead = 1, kept = 1;
+             UPDATE tidegate_meta SET max_payload = 10000",
+        )
+        .expect("the rest");
+}
+
+#[tokio::test]
+async fn a_file_of_the_second_version_is_brought_to_the_newest_with_all_that_is_in_it() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    #[expect(clippy::disallowed_methods, reason = "the file is as if it had been made just now")]
+    let now = SystemTime::now();
+    file_of_version_2(&file, now);
+    let jobs = Sqlite::open(&file).expect("a file of ours");
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.delayed, counts.leased, counts.dead), (1, 1, 1, 1));
+    assert_eq!((counts.done, counts.kept, counts.superseded), (6, 1, 0));
+    for (id, state) in [
+        (1, JobState::Ready),
+        (2, JobState::Delayed),
+        (3, JobState::Leased),
+        (4, JobState::Dead),
+        (5, JobState::Done),
+    ] {
+        let stored = jobs.find(&JobId::new(id.to_string())).await.expect("asked").expect("there");
+        assert_eq!((stored.state, stored.since, stored.superseded_by), (state, now, None), "{id}");
+        assert_eq!(stored.job.payload, vec![id; 9_000]);
+    }
+    assert_eq!(jobs.history(&JobId::new("3")).await.expect("asked").len(), 1);
+    let large = NewJob::new("kind", vec![0; 10_001]);
+    jobs.enqueue(vec![large]).await.expect_err("the bound of who set it last");
+    // What ran then makes way for what comes now, by either way.
+    let theirs = Connection::open(&file).expect("the file");
+    theirs
+        .execute_batch("INSERT INTO tidegate_enqueue (kind, unique_key, on_clash) VALUES ('kind', 'key', 'replace_payload')")
+        .expect("enqueued");
+    let running = jobs.find(&JobId::new("3")).await.expect("asked").expect("there");
+    assert_eq!(running.superseded_by, Some(JobId::new("1")));
+    let newest = NewJob::new("kind", "").unique(Unique::while_queued("key").replace_payload());
+    assert_eq!(jobs.enqueue(vec![newest]).await.expect("asked"), [Enqueued::Replaced(JobId::new("1"))]);
+    let tag = Tag { session: 0, key: 3, token: 9 };
+    let retry = Settled::new(tag, Settlement::Retry { after: Duration::ZERO });
+    assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.leased, counts.superseded), (1, 0, 1));
+}
+
 /// What a file has in the end does not depend on where it began.
 #[tokio::test]
 async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() {
     let folder = Folder::new();
-    let (old, new) = (folder.file("old.sqlite"), folder.file("new.sqlite"));
+    let [first, second, new] = ["first", "second", "new"].map(|name| folder.file(name));
     #[expect(clippy::disallowed_methods, reason = "any time will do")]
-    file_of_version_1(&old, SystemTime::now());
+    let now = SystemTime::now();
+    file_of_version_1(&first, now);
+    file_of_version_2(&second, now);
     let schema = |file: &Path| {
         for _ in 0..2 {
             drop(Sqlite::open(file).expect("it opens, and once more"));
@@ -159,11 +235,12 @@ async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() 
         });
         (rows, marks)
     };
-    let (old, new) = (schema(&old), schema(&new));
-    assert_eq!(old, new);
+    let new = schema(&new);
+    assert_eq!(schema(&first), new);
+    assert_eq!(schema(&second), new);
     assert!(
-        old.0.iter().all(|(_, name, _)| name.contains("tidegate_")),
-        "a name of somebody else's: {old:?}"
+        new.0.iter().all(|(_, name, _)| name.contains("tidegate_")),
+        "a name of somebody else's: {new:?}"
     );
 }
 
@@ -184,4 +261,19 @@ async fn the_version_number_of_the_files_user_is_left_alone() {
             .expect("the file")
             .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
     assert_eq!(version.expect("asked"), 99);
+}
+
+/// Nor is it touched when the file is brought to a newer version.
+#[tokio::test]
+async fn the_version_number_of_the_files_user_outlives_an_upgrade() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    file_of_version_2(&file, SystemTime::now());
+    let theirs = Connection::open(&file).expect("the file");
+    theirs.execute_batch("PRAGMA user_version = 99; PRAGMA application_id = 7").expect("set");
+    drop(Sqlite::open(&file).expect("still ours"));
+    let marks = ["application_id", "user_version"]
+        .map(|name| theirs.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked"));
+    assert_eq!(marks, [7, 99]);
 }

@@ -17,7 +17,11 @@ use crate::error::{Error, ErrorKind};
 const APPLICATION_ID: i64 = 0x5449_4447;
 
 /// What [`NEW`] makes.
-const NEWEST: i64 = 2;
+const NEWEST: i64 = 3;
+
+/// What `PRAGMA user_version` is in a file of ours, whatever its version: those of version 1 look there, and leave alone
+/// what is newer.
+const NOT_FIRST: i64 = 2;
 
 /// The tables of the newest version.
 const NEW: &str = include_str!("schema/new.sql");
@@ -25,8 +29,11 @@ const NEW: &str = include_str!("schema/new.sql");
 /// Views and triggers by which others write to them.
 const DOORS: &str = include_str!("schema/doors.sql");
 
-/// From version 1, which stood in `PRAGMA user_version`. Never changed once released.
+/// From version 1, which stood in `PRAGMA user_version`, after [`NEW`].
 const FROM_1: &str = include_str!("schema/from_1.sql");
+
+/// From version 2, whose tables stay. Never changed once released.
+const FROM_2: &str = include_str!("schema/from_2.sql");
 
 /// How many statements a connection keeps prepared: more than there are.
 const STATEMENTS: usize = 128;
@@ -125,15 +132,19 @@ fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Er
     if found == Found::Ours(NEWEST) {
         return Ok(());
     }
-    transaction.execute_batch(NEW).map_err(sql)?;
-    if found == Found::Ours(1) {
-        transaction.execute_batch(FROM_1).map_err(sql)?;
+    let steps: &[&str] = match found {
+        Found::Ours(2) => &[FROM_2, DOORS],
+        // Its tables have other names, and what is in them is moved anyway: at once to the newest.
+        Found::Ours(_) => &[NEW, FROM_1, DOORS],
+        Found::Empty | Found::Others => &[NEW, DOORS],
+    };
+    for step in steps {
+        transaction.execute_batch(step).map_err(sql)?;
     }
-    transaction.execute_batch(DOORS).map_err(sql)?;
-    if found != Found::Others {
+    // From version 2 on these may be the user's.
+    if matches!(found, Found::Empty | Found::Ours(1)) {
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
-        // Those of version 1 look there, and leave alone what is newer.
-        transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
+        transaction.pragma_update(None, "user_version", NOT_FIRST).map_err(sql)?;
     }
     transaction.commit().map_err(sql)
 }

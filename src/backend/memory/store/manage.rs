@@ -21,6 +21,7 @@ impl Store {
             dead: count(JobState::Dead),
             done: self.done,
             kept: 0,
+            superseded: self.superseded,
         }
     }
 
@@ -109,7 +110,7 @@ impl Store {
     }
 
     fn view(&self, key: usize, wall: SystemTime) -> StoredJob {
-        let Record { job, place, attempts, since, last_error, .. } = &self.records[key];
+        let Record { job, place, attempts, since, last_error, superseded_by, .. } = &self.records[key];
         let since = wall.checked_sub(self.now.saturating_duration_since(*since)).unwrap_or(wall);
         let mut view = StoredJob::new(job.clone(), place.state(), *attempts, since);
         view.last_error = last_error.clone();
@@ -120,6 +121,7 @@ impl Store {
         };
         view.due = due.and_then(|due| wall.checked_add(due.saturating_duration_since(self.now)));
         view.cancel_requested = cancelled;
+        view.superseded_by = superseded_by.as_deref().cloned();
         view
     }
 }

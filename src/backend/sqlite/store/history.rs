@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{Row, params};
 
-use super::{Stand, Time, Txn, moment, number, shared};
+use super::{Stand, Time, Txn, job_id, moment, number, shared};
 use crate::inspect::{AttemptEnd, PastAttempt};
 use crate::job::JobId;
 use crate::source::{MAX_OUTPUT_BYTES, MAX_REASON_BYTES, truncate};
@@ -16,12 +16,22 @@ use crate::source::{MAX_OUTPUT_BYTES, MAX_REASON_BYTES, truncate};
 /// a few that were handed back that makes its whole life.
 const MAX_KEPT: i64 = 25;
 
+/// The number of [`AttemptEnd::Superseded`].
+const SUPERSEDED: i64 = 5;
+
 /// How an attempt ended.
 pub(super) struct Attempt<'a> {
     pub(super) ended_at: Time,
     pub(super) end: AttemptEnd,
     pub(super) error: Option<&'a str>,
     pub(super) output: Option<&'a [u8]>,
+}
+
+impl Stand {
+    /// What an attempt comes to after which the job would wait once more.
+    pub(super) fn end_of(&self, end: AttemptEnd) -> AttemptEnd {
+        if self.superseded_by.is_some() { AttemptEnd::Superseded } else { end }
+    }
 }
 
 impl Txn<'_> {
@@ -65,9 +75,11 @@ impl Txn<'_> {
     pub(in super::super) fn history(&mut self, now: Time, id: &JobId) -> rusqlite::Result<Vec<PastAttempt>> {
         self.advance(now)?;
         let Some(id) = number(id) else { return Ok(Vec::new()) };
+        // Who has made way for another does not begin anew: by whom stands with the job.
         let mut statement = self.connection.prepare_cached(
-            "SELECT attempt, started_at, ended_at, came_to, error, output FROM tidegate_attempts
-             WHERE job = ?1 ORDER BY number",
+            "SELECT attempt, started_at, ended_at, came_to, error, output,
+                 CASE came_to WHEN 5 THEN (SELECT superseded_by FROM tidegate_jobs WHERE id = job) END
+             FROM tidegate_attempts WHERE job = ?1 ORDER BY number",
         )?;
         statement.query_map([id], past_attempt)?.collect()
     }
@@ -76,6 +88,7 @@ impl Txn<'_> {
 fn past_attempt(row: &Row<'_>) -> rusqlite::Result<PastAttempt> {
     let (started, ended) = (moment(row.get(1)?), moment(row.get(2)?));
     let mut past = PastAttempt::new(row.get(0)?, started, ended, end(row.get(3)?));
+    past.superseded_by = row.get::<_, Option<i64>>(6)?.map(job_id);
     past.error = shared(row.get(4)?);
     past.output = row.get::<_, Option<Vec<u8>>>(5)?.map(Arc::from);
     Ok(past)
@@ -88,6 +101,7 @@ fn end_number(end: AttemptEnd) -> i64 {
         AttemptEnd::Rejected => 2,
         AttemptEnd::Released => 3,
         AttemptEnd::Lapsed => 4,
+        AttemptEnd::Superseded => SUPERSEDED,
     }
 }
 
@@ -97,6 +111,7 @@ fn end(number: i64) -> AttemptEnd {
         1 => AttemptEnd::Retried,
         2 => AttemptEnd::Rejected,
         3 => AttemptEnd::Released,
+        SUPERSEDED => AttemptEnd::Superseded,
         _ => AttemptEnd::Lapsed,
     }
 }

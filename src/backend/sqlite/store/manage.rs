@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
-    CANCELLED, DEAD, DELAYED, DONE, LEASED, READY, Time, Txn, job, moment, number, shared, state,
+    CANCELLED, DEAD, DELAYED, DONE, LEASED, READY, Time, Txn, job, job_id, moment, number, shared, state,
     state_number,
 };
 use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
@@ -27,6 +27,7 @@ impl Txn<'_> {
             dead: count(DEAD)?,
             done: self.counters.done.unsigned_abs(),
             kept: count(DONE)?,
+            superseded: self.counters.superseded.unsigned_abs(),
         })
     }
 
@@ -132,6 +133,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
         JobState::Ready | JobState::Dead => None,
     };
     stored.due = due.map(moment);
+    stored.superseded_by = row.get::<_, Option<i64>>(14)?.map(job_id);
     stored.cancel_requested = stored.state == JobState::Leased && row.get(13)?;
     Ok(stored)
 }
