@@ -31,9 +31,6 @@ const MAX_STANDING: usize = 64;
 /// many costs little more than a turn for one.
 const PATIENCE: usize = 16;
 
-/// An exchange that takes as long as this, several turns, goes to a disk or over a network.
-const SLOW_EXCHANGE: Duration = Duration::from_micros(50);
-
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -229,9 +226,8 @@ impl Completions {
         waits && now
     }
 
-    /// How long an exchange takes that settles and fetches at once.
-    pub(crate) fn exchange_takes(&self, time: Duration) {
-        self.pace.slow_source.store(time >= SLOW_EXCHANGE, Ordering::Relaxed);
+    pub(crate) fn set_slow_source(&self, slow: bool) {
+        self.pace.slow_source.store(slow, Ordering::Relaxed);
     }
 
     pub(crate) fn set_hot(&self, hot: bool) {

@@ -271,7 +271,7 @@ impl Inspect for Redis {
         let counts = counts.and_then(|counts| <[u64; 6]>::try_from(counts).ok());
         let [ready, delayed, leased, dead, processed, failed] = counts.ok_or_else(|| nonsense(COUNTING))?;
         let done = processed.saturating_sub(failed);
-        Ok(Counts { ready, delayed, leased, dead, done, kept: 0 })
+        Ok(Counts { ready, delayed, leased, dead, done, ..Counts::default() })
     }
 
     /// Goes through all that there is, part by part: where a job is, is not known.
