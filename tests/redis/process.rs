@@ -119,11 +119,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`; what it writes, both ways, is added to the file `output`.
     pub(crate) fn start(command: &mut Command, output: &Path) -> Self {
+        Self::start_apart(command, output, output)
+    }
+
+    /// The same with what it writes about errors in a file of its own.
+    pub(crate) fn start_apart(command: &mut Command, output: &Path, errors: &Path) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        let open = || -> File {
-            OpenOptions::new().append(true).create(true).open(output).expect("a file for what it writes")
+        let open = |path: &Path| -> File {
+            OpenOptions::new().append(true).create(true).open(path).expect("a file for what it writes")
         };
-        let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
+        let child = command.stdin(Stdio::null()).stdout(open(output)).stderr(open(errors)).spawn();
         let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let warden = warden_of(&child);
         Self { child, warden, name, output: output.to_owned() }
@@ -177,8 +182,13 @@ impl Process {
 
     /// Waits for its end; fails if it does not end within half a minute.
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.wait_for(HOPE)
+    }
+
+    /// Waits for its end; fails if it does not end within `patience`.
+    pub(crate) fn wait_for(&mut self, patience: Duration) -> ExitStatus {
         let mut ended = None;
-        comes_true(HOPE, || {
+        comes_true(patience, || {
             ended = self.ended();
             ended.is_some()
         });
