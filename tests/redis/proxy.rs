@@ -64,7 +64,7 @@ impl Faults {
 /// Which request, and what becomes of it, once.
 #[derive(Clone, Debug)]
 pub(super) struct Trap {
-    /// Any request if it is empty.
+    /// A part of it, in lower case.
     pub(super) request: Vec<u8>,
     pub(super) spring: Spring,
 }
@@ -95,6 +95,7 @@ pub(super) struct Shared {
     listening: AtomicBool,
     pub(super) faults: watch::Sender<Faults>,
     traps: Mutex<Vec<Trap>>,
+    next_reply: Mutex<Option<usize>>,
     connections: Mutex<HashMap<usize, Line>>,
     opened: AtomicUsize,
     pub(super) lost_ends: AtomicUsize,
@@ -118,6 +119,7 @@ impl Proxy {
             listening: AtomicBool::new(false),
             faults: watch::Sender::default(),
             traps: Mutex::default(),
+            next_reply: Mutex::default(),
             connections: Mutex::default(),
             opened: AtomicUsize::new(0),
             lost_ends: AtomicUsize::new(0),
@@ -204,20 +206,21 @@ impl Proxy {
     /// bytes were swallowed is reset.
     pub(crate) fn heal(&self) {
         self.shared.traps().clear();
+        *self.shared.next_reply() = None;
         self.shared.faults.send_replace(Faults::default());
         self.accept();
     }
 
-    /// Closes the connection on which the next reply comes after so many bytes of replies.
+    /// Closes the connection on which the server says something next, after so many bytes of it and of what is under
+    /// way before it.
     ///
-    /// With 0 the request has arrived and its reply never does. Replies to what was asked before count too.
+    /// With 0 the request has arrived, perhaps long ago, and its reply never does.
     pub(crate) fn cut_reply_after(&self, bytes: usize) {
-        self.lose_reply_to("", bytes);
+        *self.shared.next_reply() = Some(bytes);
     }
 
-    /// The same for the next request that contains `request`, in whatever case: a command, a key, a payload.
-    ///
-    /// What the server says from then on counts, if it answers what was asked before.
+    /// The same for what the server says after the next request that contains `request`, in whatever case: a command,
+    /// a key, a payload. Under TLS there is none.
     pub(crate) fn lose_reply_to(&self, request: &str, bytes: usize) {
         self.set(request, Spring::Reply(bytes));
     }
@@ -228,12 +231,13 @@ impl Proxy {
         self.set(request, Spring::Request);
     }
 
-    /// How many of `lose_…` and `cut_reply_after` wait for their request.
+    /// How many of `lose_…` and `cut_reply_after` wait for their moment.
     pub(crate) fn traps(&self) -> usize {
-        self.shared.traps().len()
+        self.shared.traps().len() + usize::from(self.shared.next_reply().is_some())
     }
 
     fn set(&self, request: &str, spring: Spring) {
+        assert!(!request.is_empty(), "which request?");
         self.shared.traps().push(Trap { request: request.to_ascii_lowercase().into_bytes(), spring });
     }
 
@@ -277,6 +281,10 @@ impl Shared {
         self.traps.lock().expect("nothing panics under this lock")
     }
 
+    pub(super) fn next_reply(&self) -> MutexGuard<'_, Option<usize>> {
+        self.next_reply.lock().expect("nothing panics under this lock")
+    }
+
     /// The trap that this request springs, which is none any more then.
     pub(super) fn sprung(&self, request: &[u8]) -> Option<Spring> {
         let mut traps = self.traps();
@@ -284,7 +292,7 @@ impl Shared {
             return None;
         }
         let request = request.to_ascii_lowercase();
-        let within = |part: &[u8]| part.is_empty() || request.windows(part.len()).any(|it| it == part);
+        let within = |part: &[u8]| request.windows(part.len()).any(|it| it == part);
         let place = traps.iter().position(|trap| within(&trap.request))?;
         Some(traps.remove(place).spring)
     }

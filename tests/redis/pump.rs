@@ -62,7 +62,7 @@ pub(super) async fn between(pumps: &Pumps<'_>, client: &mut TcpStream, server: &
 }
 
 impl Pumps<'_> {
-    /// Reads until the end. Requests are looked at: a trap may set what is `left` of the replies.
+    /// Reads until the end. A trap may set what is `left` of the replies.
     async fn read(
         &self,
         way: Way,
@@ -90,12 +90,18 @@ impl Pumps<'_> {
             }
             let count = read.map_err(|_| Cut::Reset)?;
             bytes.truncate(count);
-            if way == Way::ToServer && count > 0 {
-                match self.shared.sprung(&bytes) {
+            match way {
+                Way::ToServer => match self.shared.sprung(&bytes) {
                     Some(Spring::Request) => return Err(Cut::Close),
                     Some(Spring::Reply(bytes)) => left.store(bytes, Ordering::SeqCst),
                     None => {}
+                },
+                Way::ToClient if count > 0 => {
+                    if let Some(bytes) = self.shared.next_reply().take() {
+                        left.store(bytes, Ordering::SeqCst);
+                    }
                 }
+                Way::ToClient => {}
             }
             let piece = Piece { bytes, due: Instant::now() + fault.delay };
             // Who writes has ended only if the connection has.

@@ -187,6 +187,18 @@ fn a_reply_is_lost_whole_though_its_request_was_done() {
 }
 
 #[test]
+fn a_reply_is_lost_to_what_was_asked_long_ago() {
+    let Some(Scene { client, proxy, server }) = Scene::set() else { return };
+    let mut client = client.patience(Duration::from_secs(10));
+    client.send(&["BLPOP", "list", "0"]).expect("it is taken");
+    until("it waits", || server.clients().iter().any(|line| line.contains("cmd=blpop")));
+    proxy.cut_reply_after(0);
+    assert_eq!(server.command(&["RPUSH", "list", "job"]).number(), 1);
+    assert_eq!(client.receive().expect_err("no reply").kind(), ErrorKind::UnexpectedEof);
+    assert_eq!((server.command(&["LLEN", "list"]).number(), proxy.traps()), (0, 0));
+}
+
+#[test]
 fn a_reply_is_lost_in_its_middle() {
     let Some(scene) = Scene::set() else { return };
     scene.server.command(&["SET", "key", "0123456789"]);
