@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a server that can be killed, stopped, paused and started again | [`RedisServer`], [`Options`] |
 //! | a master, its replicas and three sentinels | [`Sentinels`] |
+//! | a network that delays, holds, swallows and cuts | [`Proxy`] |
 //! | commands to it, past any proxy, password and certificate | [`RedisServer::command`], [`Client`] |
 //! | a condition that comes true | [`until`] |
 //! | another program that ends with the test | [`Process`] |
@@ -22,12 +23,15 @@
 
 mod client;
 mod process;
+mod proxy;
+mod pump;
 mod sentinel;
 mod server;
 mod tls;
 
 pub(crate) use client::{Client, Reply};
 pub(crate) use process::{Folder, Process, free_port, is_there, missing, until};
+pub(crate) use proxy::{BOTH_WAYS, Proxy, Way};
 pub(crate) use sentinel::Sentinels;
 pub(crate) use server::{Options, RedisServer, server_is_there};
 pub(crate) use tls::Certificates;

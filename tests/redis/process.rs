@@ -48,8 +48,8 @@ pub(crate) fn missing(what: &str, remedy: &str) {
     let said = format!("{what} is not installed ({remedy})");
     assert!(std::env::var_os("CI").is_none(), "{said}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Not `eprintln!`, which the test harness keeps to itself when the test passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {said}");
+    // Not `eprintln!`, which the test harness keeps to itself when the test passes; in one piece, beside other tests.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {said}\n").as_bytes());
 }
 
 /// A port of the loopback that nobody listened on just now.
@@ -111,7 +111,7 @@ impl Drop for Folder {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    warden: Child,
+    warden: Option<Child>,
     name: String,
     output: PathBuf,
 }
@@ -119,13 +119,18 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`; what it writes, both ways, is added to the file `output`.
     pub(crate) fn start(command: &mut Command, output: &Path) -> Self {
+        Self::start_apart(command, output, output)
+    }
+
+    /// The same with what it writes about errors in a file of its own.
+    pub(crate) fn start_apart(command: &mut Command, output: &Path, errors: &Path) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        let open = || -> File {
-            OpenOptions::new().append(true).create(true).open(output).expect("a file for what it writes")
+        let open = |path: &Path| -> File {
+            OpenOptions::new().append(true).create(true).open(path).expect("a file for what it writes")
         };
-        let child = command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn();
+        let child = command.stdin(Stdio::null()).stdout(open(output)).stderr(open(errors)).spawn();
         let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let warden = warden_of(&child);
+        let warden = Some(warden_of(&child));
         Self { child, warden, name, output: output.to_owned() }
     }
 
@@ -152,7 +157,11 @@ impl Process {
 
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child can be waited for")
+        let ended = self.child.try_wait().expect("a child can be waited for");
+        if ended.is_some() {
+            self.dismiss_warden();
+        }
+        ended
     }
 
     /// Sends it a signal; nothing happens if it has ended.
@@ -165,6 +174,7 @@ impl Process {
 
     /// SIGKILL, and waits for its end.
     pub(crate) fn kill(&mut self) {
+        self.dismiss_warden();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -177,20 +187,30 @@ impl Process {
 
     /// Waits for its end; fails if it does not end within half a minute.
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.wait_for(HOPE)
+    }
+
+    /// Waits for its end; fails if it does not end within `patience`.
+    pub(crate) fn wait_for(&mut self, patience: Duration) -> ExitStatus {
         let mut ended = None;
-        comes_true(HOPE, || {
+        comes_true(patience, || {
             ended = self.ended();
             ended.is_some()
         });
         ended.unwrap_or_else(|| panic!("{} does not end:\n{}", self.name, self.output()))
     }
+
+    /// It must not be there any more when the pid can be somebody else's.
+    fn dismiss_warden(&mut self) {
+        if let Some(mut warden) = self.warden.take() {
+            let _ = warden.kill();
+            let _ = warden.wait();
+        }
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The warden first: it must not be there any more when the pid can be somebody else's.
-        let _ = self.warden.kill();
-        let _ = self.warden.wait();
         self.kill();
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const MASTER: &str = "main";
 
 /// Servers and sentinels; all end when it is dropped.
 ///
-/// A master that does not answer is replaced after about two seconds.
+/// A master that does not answer is replaced after about three seconds.
 #[derive(Debug)]
 pub(crate) struct Sentinels {
     // Dropped in this order: who watches ends before who is watched.
@@ -151,7 +151,7 @@ fn ask(port: u16, parts: &[&str]) -> Result<Vec<String>, String> {
 fn configuration(folder: &Folder, port: u16, master: u16) -> String {
     format!(
         "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
-         sentinel down-after-milliseconds {MASTER} 500\nsentinel failover-timeout {MASTER} 1000\n\
+         sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 1000\n\
          sentinel parallel-syncs {MASTER} 1\n",
         folder.path().display()
     )

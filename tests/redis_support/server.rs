@@ -1,6 +1,7 @@
 //! Servers that are killed, stopped, paused, started again and replaced.
 
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -112,6 +113,21 @@ fn a_killed_server_has_lost_everything_and_with_a_log_nothing() {
     }
     assert_eq!(get(&forgetful, "key"), Reply::Nil);
     assert_eq!(get(&durable, "key"), bulk("value"));
+}
+
+#[test]
+fn a_server_waits_for_its_port_as_long_as_somebody_else_has_it() {
+    let Some(mut server) = RedisServer::start() else { return };
+    server.kill();
+    let (port, output) = (server.port(), server.folder().file("output"));
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("it is free now");
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.restart());
+        let tried = || std::fs::read_to_string(&output).is_ok_and(|it| it.contains("Address already in use"));
+        until("it has tried", tried);
+        drop(other);
+    });
+    assert_eq!(Client::tcp(port).and_then(|mut it| it.call(&["PING"])).expect("an answer").text(), "PONG");
 }
 
 #[test]
