@@ -16,6 +16,7 @@ pub(crate) mod sidekiq;
 mod text;
 mod times;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -87,10 +88,10 @@ fn decode_error(what: impl std::fmt::Display, layout: &str) -> Error {
 }
 
 /// The text of a field that has to hold one.
-fn required(value: Option<json::Value<'_>>, name: &str) -> Result<String, String> {
+fn required<'a>(value: Option<json::Value<'a>>, name: &str) -> Result<Cow<'a, str>, String> {
     let value = value.filter(|value| !value.is_null()).ok_or_else(|| format!("it has no `{name}`"))?;
     let text = value.text().ok_or_else(|| format!("its `{name}` is no text in UTF-8"))?;
-    if text.is_empty() { Err(format!("its `{name}` is empty")) } else { Ok(text.into_owned()) }
+    if text.is_empty() { Err(format!("its `{name}` is empty")) } else { Ok(text) }
 }
 
 /// The queue that a payload names; `None` if it names none.
