@@ -204,12 +204,12 @@ fn marked(raw: &Bytes, object: &Object<'_>) -> Result<(Mark, Bytes), String> {
 
 fn kind(object: &Object<'_>) -> Result<Kind, String> {
     let class = required(object.get("class"), "class")?;
-    let inside = if ACTIVE_JOB_WRAPPERS.contains(&class.as_str()) {
+    let inside = if ACTIVE_JOB_WRAPPERS.contains(&&*class) {
         object.get("args").and_then(active_job_class)
     } else {
         None
     };
-    Ok(inside.filter(|inside| !inside.is_empty()).map_or_else(|| Kind::from(class), Kind::new))
+    Ok(Kind::new(inside.filter(|inside| !inside.is_empty()).unwrap_or(class)))
 }
 
 fn failed_payload(entry: &Bytes, object: &Object<'_>) -> Result<Bytes, String> {

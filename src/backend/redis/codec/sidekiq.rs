@@ -200,12 +200,12 @@ impl<'a> Fields<'a> {
 
     fn kind(&self) -> Result<Kind, String> {
         let class = required(self.class, "class")?;
-        let inside = if ACTIVE_JOB_WRAPPERS.contains(&class.as_str()) {
+        let inside = if ACTIVE_JOB_WRAPPERS.contains(&&*class) {
             self.wrapped.and_then(Value::text).or_else(|| active_job_class(self.args?))
         } else {
             None
         };
-        Ok(inside.filter(|inside| !inside.is_empty()).map_or_else(|| Kind::from(class), Kind::new))
+        Ok(Kind::new(inside.filter(|inside| !inside.is_empty()).unwrap_or(class)))
     }
 
     /// How many attempts it may have, and whether it goes to the dead letters after them.
@@ -282,10 +282,8 @@ fn understand(raw: &Bytes, fields: &Fields<'_>) -> Result<Read, String> {
 fn failed<'a>(raw: &[u8], object: &'a Object<'a>, fields: &Fields<'_>, failure: &Failure<'_>) -> Edit<'a> {
     let mut edit = Edit::of(object);
     keep_id(&mut edit, raw, fields);
-    match (
-        fields.retry_queue.filter(|queue| queue.in_quotes().is_some_and(|name| !name.is_empty())),
-        failure.queue,
-    ) {
+    let retry_queue = fields.retry_queue.filter(|queue| queue.text().is_some_and(|name| !name.is_empty()));
+    match (retry_queue, failure.queue) {
         (Some(queue), _) => edit.set("queue", queue.0),
         (None, Some(queue)) => edit.set("queue", quoted(queue.as_str())),
         (None, None) => {}

@@ -150,6 +150,14 @@ fn an_object_knows_its_fields_and_what_is_wrong_is_said_with_its_place() {
 }
 
 #[test]
+fn no_control_character_stands_in_a_string() {
+    for byte in 0..=0x20_u8 {
+        let text = [b'"', byte, b'"'];
+        assert_eq!(Value::of(&text).is_ok(), byte == 0x20, "{byte:#x}");
+    }
+}
+
+#[test]
 fn the_first_element_is_found() {
     let first = |text: &str| {
         Value(text.as_bytes()).first().map(|value| String::from_utf8_lossy(value.0).into_owned())
