@@ -20,7 +20,7 @@
 
 mod change;
 #[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
-mod codec;
+pub(crate) mod codec;
 mod config;
 mod due;
 mod exchange;
