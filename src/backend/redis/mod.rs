@@ -27,6 +27,7 @@ mod exchange;
 mod failure;
 mod held;
 mod keys;
+mod layout;
 mod link;
 mod look;
 mod renew;
@@ -43,10 +44,12 @@ use async_trait::async_trait;
 use redis::Cmd;
 use tokio::sync::Notify;
 
-use self::codec::sidekiq::{self, Times};
+use self::codec::sidekiq::Times;
 pub use self::config::RedisBuilder;
 use self::exchange::Terms;
 use self::held::Hands;
+use self::keys::Keys;
+pub use self::layout::Layout;
 use self::link::{Dial, ENQUEUE, Lane};
 use self::renew::Renewer;
 use self::source::Session;
@@ -92,6 +95,8 @@ struct Shared {
     dial: Arc<Dial>,
     /// For producers and people.
     lane: Lane,
+    layout: Layout,
+    keys: Arc<Keys>,
     hands: Hands,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
@@ -127,6 +132,8 @@ impl Redis {
         Self(Arc::new(Shared {
             dial: Arc::new(dial),
             lane: Lane::default(),
+            layout: Layout::Sidekiq,
+            keys: Arc::new(Keys::new(Layout::Sidekiq, "")),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
             terms: builder.terms(),
@@ -153,10 +160,11 @@ impl Redis {
     }
 
     /// What is to stand in the queues, and what is to wait.
-    fn call_for(&self, jobs: &[NewJob], ids: &[JobId]) -> Cmd {
+    fn call_for(&self, jobs: &[NewJob], ids: &[JobId]) -> Result<Cmd, Error> {
+        let Shared { keys, layout, times, .. } = &*self.0;
         let now = wall_clock();
-        let mut call = ENQUEUE.call(&[keys::QUEUES, keys::SCHEDULE]);
-        call.arg(keys::QUEUE);
+        let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule]);
+        call.arg(&keys.queue).arg(keys.ends.back);
         let mut queues: Vec<(&Queue, Vec<Vec<u8>>)> = Vec::new();
         let mut waiting = Vec::new();
         for (job, id) in jobs.iter().zip(ids) {
@@ -166,10 +174,10 @@ impl Redis {
                 Start::At(moment) => Some(moment),
             };
             if let Some(at) = at.filter(|at| *at > now) {
-                waiting.push((score(at), sidekiq::write(job, id, now, self.0.times, true)));
+                waiting.push((score(at), layout.write(job, id, now, *times, true)?));
                 continue;
             }
-            let raw = sidekiq::write(job, id, now, self.0.times, false);
+            let raw = layout.write(job, id, now, *times, false)?;
             // A batch goes to few queues, most often to one.
             match queues.iter_mut().find(|(queue, _)| **queue == job.queue) {
                 Some((_, raws)) => raws.push(raw),
@@ -186,7 +194,7 @@ impl Redis {
         for (score, raw) in &waiting {
             call.arg(score).arg(&raw[..]);
         }
-        call
+        Ok(call)
     }
 }
 
@@ -231,7 +239,7 @@ impl Enqueue for Redis {
             return Ok(Vec::new());
         }
         let ids: Vec<JobId> = jobs.iter().map(|_| self.0.ids.next()).collect();
-        let call = self.call_for(&jobs, &ids);
+        let call = self.call_for(&jobs, &ids)?;
         self.0.lane.run(&self.0.dial, "enqueueing jobs", &ENQUEUE, &call).await?;
         self.0.bell.notify_waiters();
         Ok(ids.into_iter().map(Enqueued::Created).collect())

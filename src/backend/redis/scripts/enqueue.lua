@@ -1,7 +1,8 @@
 -- Takes in all jobs or none.
--- KEYS: 1 queues, 2 schedule. ARGV: 1 what a queue's key begins with, then for each queue its name, how many there are
+-- KEYS: 1 queues, 2 schedule. ARGV: 1 what a queue's key begins with, 2 the command
+-- that puts at the back of a queue, then for each queue its name, how many there are
 -- and what is to stand in it, then nothing and for each that is to wait its score and what is to stand there.
-local prefix, at = ARGV[1], 1
+local prefix, push, at = ARGV[1], ARGV[2], 2
 local function next_arg() at = at + 1; return ARGV[at] end
 local wrong
 local function must_be(key, kind)
@@ -26,7 +27,7 @@ for _, group in ipairs(groups) do
     redis.call('SADD', KEYS[1], group[1])
     local jobs = group[2]
     for i = 1, #jobs, 1000 do
-        redis.call('LPUSH', prefix .. group[1], unpack(jobs, i, math.min(i + 999, #jobs)))
+        redis.call(push, prefix .. group[1], unpack(jobs, i, math.min(i + 999, #jobs)))
     end
 end
 while at < #ARGV do
