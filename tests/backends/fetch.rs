@@ -238,7 +238,7 @@ pub(crate) async fn nothing_is_lost_and_nothing_is_made_up(f: Fixture) {
     let mut forgotten = Vec::new();
     let mut number: u64 = 7;
     for payload in &open {
-        f.push(job(payload).max_attempts(1000)).await;
+        f.push(f.with_attempts(job(payload), 1000)).await;
     }
     while !open.is_empty() {
         let wanted = at_once(1 + open.len() % 7);

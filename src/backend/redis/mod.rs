@@ -1,8 +1,9 @@
-//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq keeps them, for many workers on many machines.
+//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq or Resque keep them ([`Layout`]), for many workers
+//! on many machines.
 //!
 //! | promise | |
 //! |---|---|
-//! | layout | Sidekiq's keys and payloads, byte for byte: its producers, its workers and its Web UI work on the same server unchanged |
+//! | layout | Sidekiq's or Resque's keys and payloads, byte for byte: their producers, workers and pages work on the same server unchanged |
 //! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
 //! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
 //! | queues | strictly in the order of the request; without any, all that there are, by their names |
@@ -19,7 +20,7 @@
 // waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
-#[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
+#[allow(dead_code, reason = "the codec understands more of a job than is asked for yet")]
 pub(crate) mod codec;
 mod config;
 mod due;
@@ -30,7 +31,9 @@ mod keys;
 mod layout;
 mod link;
 mod look;
+mod parked;
 mod renew;
+mod roll;
 mod source;
 mod watch;
 
@@ -52,6 +55,7 @@ use self::keys::Keys;
 pub use self::layout::Layout;
 use self::link::{Dial, ENQUEUE, Lane};
 use self::renew::Renewer;
+use self::roll::Roll;
 use self::source::Session;
 use super::{Backend, wall_clock};
 use crate::enqueue::{Enqueue, Enqueued, NewJob, Start};
@@ -97,6 +101,8 @@ struct Shared {
     lane: Lane,
     layout: Layout,
     keys: Arc<Keys>,
+    /// Who we are to those who look at the list of workers.
+    roll: Roll,
     hands: Hands,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
@@ -123,7 +129,8 @@ impl Redis {
     }
 
     /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
-    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`.
+    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`. Its query may say
+    /// `layout=resque` (or `sidekiq`) and `prefix=PREFIX`.
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -132,8 +139,9 @@ impl Redis {
         Self(Arc::new(Shared {
             dial: Arc::new(dial),
             lane: Lane::default(),
-            layout: Layout::Sidekiq,
-            keys: Arc::new(Keys::new(Layout::Sidekiq, "")),
+            layout: builder.layout,
+            keys: Arc::new(builder.keys()),
+            roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
             terms: builder.terms(),
@@ -142,6 +150,11 @@ impl Redis {
             times: builder.times,
             ids: Ids::default(),
         }))
+    }
+
+    #[cfg(test)]
+    fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     #[cfg(test)]
@@ -154,30 +167,54 @@ impl Redis {
         Intake::new(Arc::new(self.clone())).renewed_by(Arc::new(self.clone()))
     }
 
+    /// Takes this handle out of the list of workers that Resque's pages show. To be called when the workers that took
+    /// jobs through it have ended; who does not stands there for some five minutes more, until somebody sees that it
+    /// does not live. In Sidekiq's layout it does nothing.
+    ///
+    /// # Errors
+    /// When the server can't be reached.
+    ///
+    /// # Cancel safety
+    /// Some of it may have been done.
+    pub async fn sign_off(&self) -> Result<(), Error> {
+        if self.0.keys.workers.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.0.dial.connect().await?;
+        self.0.roll.sign_off(&mut connection, &self.0.keys).await
+    }
+
     /// All its verbs.
     pub fn backend(&self) -> Backend {
         Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
 
-    /// What is to stand in the queues, and what is to wait.
-    fn call_for(&self, jobs: &[NewJob], ids: &[JobId]) -> Result<Cmd, Error> {
+    /// What is to stand in the queues, and what is to wait; and the identities of the jobs.
+    fn call_for(&self, jobs: &[NewJob]) -> Result<(Cmd, Vec<JobId>), Error> {
+        let mut ids = Vec::with_capacity(jobs.len());
         let Shared { keys, layout, times, .. } = &*self.0;
         let now = wall_clock();
         let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule]);
-        call.arg(&keys.queue).arg(keys.ends.back);
+        call.arg(&keys.queue).arg(keys.ends.back).arg(&keys.delayed).arg(&keys.timestamps);
         let mut queues: Vec<(&Queue, Vec<Vec<u8>>)> = Vec::new();
         let mut waiting = Vec::new();
-        for (job, id) in jobs.iter().zip(ids) {
+        for job in jobs {
             let at = match job.start {
                 Start::Now => None,
                 Start::After(wait) => now.checked_add(wait),
                 Start::At(moment) => Some(moment),
             };
-            if let Some(at) = at.filter(|at| *at > now) {
-                waiting.push((score(at), layout.write(job, id, now, *times, true)?));
+            let (at, mut id) = (at.filter(|at| *at > now), self.0.ids.next());
+            let raw = layout.write(job, &id, now, *times, at.is_some())?;
+            if *layout == Layout::Resque {
+                id = codec::stable_id(&raw);
+            }
+            ids.push(id);
+            if let Some(at) = at {
+                let score = if keys.delayed.is_empty() { score(at) } else { whole_second(at) };
+                waiting.push((score, raw));
                 continue;
             }
-            let raw = layout.write(job, id, now, *times, false)?;
             // A batch goes to few queues, most often to one.
             match queues.iter_mut().find(|(queue, _)| **queue == job.queue) {
                 Some((_, raws)) => raws.push(raw),
@@ -194,7 +231,7 @@ impl Redis {
         for (score, raw) in &waiting {
             call.arg(score).arg(&raw[..]);
         }
-        Ok(call)
+        Ok((call, ids))
     }
 }
 
@@ -202,6 +239,12 @@ impl Redis {
 fn score(moment: SystemTime) -> String {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:06}", since.as_secs(), since.subsec_micros())
+}
+
+/// The first whole second that is not before a moment.
+fn whole_second(moment: SystemTime) -> String {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() + u64::from(since.subsec_nanos() > 0)).to_string()
 }
 
 /// Identities as Sidekiq has them: 24 hexadecimal digits by chance.
@@ -234,12 +277,19 @@ impl Enqueue for Redis {
             if job.unique.is_some() {
                 return Err(unsupported("unique keys"));
             }
+            if self.0.layout == Layout::Resque {
+                if job.max_attempts.is_some() {
+                    return Err(unsupported("max_attempts in the layout of Resque"));
+                }
+                if job.timeout.is_some() {
+                    return Err(unsupported("timeouts of jobs in the layout of Resque"));
+                }
+            }
         }
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<JobId> = jobs.iter().map(|_| self.0.ids.next()).collect();
-        let call = self.call_for(&jobs, &ids)?;
+        let (call, ids) = self.call_for(&jobs)?;
         self.0.lane.run(&self.0.dial, "enqueueing jobs", &ENQUEUE, &call).await?;
         self.0.bell.notify_waiters();
         Ok(ids.into_iter().map(Enqueued::Created).collect())

@@ -188,6 +188,11 @@ pub(crate) fn read_failed(entry: &Bytes) -> Result<ReadFailed, Error> {
     })
 }
 
+/// The queue that a job names, as node-resque's do and as a delayed one has to.
+pub(crate) fn queue_of(raw: &[u8]) -> Option<Queue> {
+    inner_queue(raw)
+}
+
 fn error(what: impl std::fmt::Display) -> Error {
     decode_error(what, "Resque")
 }
