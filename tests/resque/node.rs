@@ -1,10 +1,13 @@
 //! node-resque on the same server.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tidegate::{NewJob, Settlement};
+use tidegate::{FetchRequest, NewJob, Queue, Settlement};
+use tokio_util::sync::CancellationToken;
 
 use crate::fixture::Scene;
 use crate::peers::{Node, NodeWorker};
@@ -69,8 +72,49 @@ async fn what_failed_at_node_is_seen_here_and_goes_back() {
     assert_eq!(scene.take(1, &["low"]).await[0].job.kind.as_str(), "Fails");
 }
 
+/// Wants eighty jobs to come, none twice, to four sessions that look all the time, and nothing to be left of them.
+async fn all_come_once(scene: &Scene) {
+    let mut sources = Vec::new();
+    for _ in 0..4 {
+        sources.push(scene.redis.intake().source.connect().await.expect("a source"));
+    }
+    let mut wanted = FetchRequest::new(NonZeroUsize::new(200).expect("not zero"), Duration::ZERO);
+    wanted.queues = vec![Queue::new("main")];
+    let (mut seen, stop) = (Vec::new(), CancellationToken::new());
+    let look = async {
+        loop {
+            let taken = join_all(sources.iter().map(|source| source.fetch(&wanted, &stop))).await;
+            let before = seen.len();
+            for delivery in taken.into_iter().flat_map(|taken| taken.expect("fetched")) {
+                seen.push(String::from_utf8_lossy(&delivery.job.payload).into_owned());
+                scene.settle(&delivery, Settlement::Ack, "").await;
+            }
+            if seen.len() >= 80 && seen.len() == before {
+                break;
+            }
+        }
+    };
+    let came = tokio::time::timeout(Duration::from_secs(30), look).await;
+    assert!(came.is_ok(), "waited in vain until all have come");
+    assert_eq!(seen.len(), 80, "none comes twice");
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 80, "{seen:?}");
+    until("nothing is left of them", || {
+        !scene.keys().iter().any(|key| key.contains("delayed") || key.contains("timestamps"))
+    });
+}
+
 #[tokio::test]
-async fn delayed_jobs_come_once_each_whoever_moves_them() {
+async fn delayed_jobs_come_once_each_though_many_move_them() {
+    let Some(scene) = Scene::start().await else { return };
+    for number in 0..80 {
+        let job = NewJob::new("A", format!("[{number}]")).queue("main");
+        scene.push(job.delay(Duration::from_millis(500))).await;
+    }
+    all_come_once(&scene).await;
+}
+
+#[tokio::test]
+async fn delayed_jobs_come_once_each_though_node_moves_them_too() {
     let (true, Some(scene)) = (Node::is_there(), Scene::start().await) else { return };
     let url = scene.server.url();
     let args: Vec<Value> = (0..40).map(|number| json!([number])).collect();
@@ -79,19 +123,7 @@ async fn delayed_jobs_come_once_each_whoever_moves_them() {
         let job = NewJob::new("A", format!("[{number}]")).queue("main");
         scene.push(job.delay(Duration::from_millis(1500))).await;
     }
-    // It moves what is due too, and takes nothing of this queue.
+    // It takes nothing of this queue.
     let _scheduler = NodeWorker::start(&url, &["other"]);
-    let mut seen = Vec::new();
-    while seen.len() < 80 {
-        let taken = scene.take(9, &["main"]).await;
-        assert!(!taken.is_empty(), "{} have come", seen.len());
-        for delivery in taken {
-            seen.push(String::from_utf8_lossy(&delivery.job.payload).into_owned());
-            scene.settle(&delivery, Settlement::Ack, "").await;
-        }
-    }
-    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 80, "{seen:?}");
-    until("nothing is left of them", || {
-        !scene.keys().iter().any(|key| key.contains("delayed") || key.contains("timestamps"))
-    });
+    all_come_once(&scene).await;
 }
