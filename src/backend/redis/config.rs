@@ -60,7 +60,8 @@ impl RedisBuilder {
     }
 
     /// How often the lease of a job may run out, within three days, before it goes to the dead ones: then it is taken
-    /// for one that kills its workers. Default 3, as Sidekiq Pro has it; a job's own number of attempts holds too.
+    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. For a job with a number of attempts of its own
+    /// that number counts instead, and each lapsed lease as an attempt.
     pub fn crash_limit(mut self, lapses: u32) -> Self {
         self.crash_limit = lapses;
         self

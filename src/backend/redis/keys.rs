@@ -19,3 +19,5 @@ pub(super) const TOKEN: &str = "tidegate:token";
 pub(super) const LAPSED: &str = "tidegate:lapsed";
 /// Hash: the tokens of running jobs that are to be cancelled.
 pub(super) const CANCELLED: &str = "tidegate:cancelled";
+// Of unique keys there are `tidegate:unique:…`, one hash each (`scripts/unique.lua`), `tidegate:order`, which counts how
+// often one was taken, and `tidegate:superseded`, which counts the jobs that made way for newer ones.

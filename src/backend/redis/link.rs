@@ -49,23 +49,21 @@ pub(super) struct Lua {
 }
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(super) static $name: Lua = Lua {
-            text: include_str!(concat!("scripts/", $file)),
-            sha: LazyLock::new(|| {
-                Script::new(include_str!(concat!("scripts/", $file))).get_hash().to_owned()
-            }),
+    ($name:ident, $($file:literal)*) => {
+        pub(super) static $name: Lua = {
+            const TEXT: &str = concat!($(include_str!(concat!("scripts/", $file))),*);
+            Lua { text: TEXT, sha: LazyLock::new(|| Script::new(TEXT).get_hash().to_owned()) }
         };
     };
 }
 
-script!(EXCHANGE, "exchange.lua");
+script!(EXCHANGE, "unique.lua" "exchange.lua");
 script!(RENEW, "renew.lua");
-script!(ENQUEUE, "enqueue.lua");
-script!(DUE, "due.lua");
-script!(SEARCH, "search.lua");
+script!(ENQUEUE, "unique.lua" "enqueue.lua");
+script!(DUE, "unique.lua" "due.lua");
+script!(SEARCH, "unique.lua" "search.lua");
 script!(COUNT, "count.lua");
-script!(CHANGE, "change.lua");
+script!(CHANGE, "unique.lua" "change.lua");
 
 impl Lua {
     /// The call of it with these keys; its arguments are yet to be added.

@@ -129,7 +129,8 @@ fn read_part(answer: Value, part: &Part<'_>) -> Option<(usize, Vec<Found>)> {
 }
 
 fn read_found(found: Value, part: &Part<'_>) -> Option<Found> {
-    let [value, beside, lapses, runs_out, cancelled] = <[Value; 5]>::try_from(array(found)?).ok()?;
+    let [value, beside, lapses, runs_out, cancelled, superseded_by] =
+        <[Value; 6]>::try_from(array(found)?).ok()?;
     let value = Bytes::from(bytes(value)?);
     let text = |value| String::from_utf8(bytes(value)?).ok();
     let beside = text(beside)?;
@@ -145,6 +146,7 @@ fn read_found(found: Value, part: &Part<'_>) -> Option<Found> {
         job.since = since;
         job.due = text(runs_out)?.parse::<f64>().ok().and_then(|ms| moment(ms / 1000.0));
         job.cancel_requested = int(&cancelled)? == 1;
+        job.superseded_by = Some(text(superseded_by)?).filter(|id| !id.is_empty()).map(JobId::new);
     }
     let here = if part.state == JobState::Leased { Bytes::from(beside) } else { value };
     Some(Found { state: part.state, key: part.key.to_owned(), here, raw, job, keep_dead })
@@ -268,10 +270,11 @@ impl Inspect for Redis {
         let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
         let counts: Option<Vec<u64>> = array(answer)
             .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());
-        let counts = counts.and_then(|counts| <[u64; 6]>::try_from(counts).ok());
-        let [ready, delayed, leased, dead, processed, failed] = counts.ok_or_else(|| nonsense(COUNTING))?;
+        let counts = counts.and_then(|counts| <[u64; 7]>::try_from(counts).ok());
+        let [ready, delayed, leased, dead, processed, failed, superseded] =
+            counts.ok_or_else(|| nonsense(COUNTING))?;
         let done = processed.saturating_sub(failed);
-        Ok(Counts { ready, delayed, leased, dead, done, ..Counts::default() })
+        Ok(Counts { ready, delayed, leased, dead, done, superseded, ..Counts::default() })
     }
 
     /// Goes through all that there is, part by part: where a job is, is not known.

@@ -8,6 +8,7 @@
 //! | queues | strictly in the order of the request; without any, all that there are, by their names |
 //! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
 //! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
+//! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
 //! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
 //! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
 //!
@@ -23,6 +24,7 @@ mod change;
 pub(crate) mod codec;
 mod config;
 mod due;
+mod enqueue;
 mod exchange;
 mod failure;
 mod held;
@@ -36,24 +38,20 @@ mod watch;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
-use redis::Cmd;
 use tokio::sync::Notify;
 
-use self::codec::sidekiq::{self, Times};
+use self::codec::sidekiq::Times;
 pub use self::config::RedisBuilder;
+use self::enqueue::Ids;
 use self::exchange::Terms;
 use self::held::Hands;
-use self::link::{Dial, ENQUEUE, Lane};
+use self::link::{Dial, Lane};
 use self::renew::Renewer;
 use self::source::Session;
-use super::{Backend, wall_clock};
-use crate::enqueue::{Enqueue, Enqueued, NewJob, Start};
-use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, Queue};
+use super::Backend;
+use crate::error::Error;
 use crate::lease::Renew;
 use crate::source::{Connect, Intake, Source};
 
@@ -151,95 +149,6 @@ impl Redis {
     pub fn backend(&self) -> Backend {
         Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
-
-    /// What is to stand in the queues, and what is to wait.
-    fn call_for(&self, jobs: &[NewJob], ids: &[JobId]) -> Cmd {
-        let now = wall_clock();
-        let mut call = ENQUEUE.call(&[keys::QUEUES, keys::SCHEDULE]);
-        call.arg(keys::QUEUE);
-        let mut queues: Vec<(&Queue, Vec<Vec<u8>>)> = Vec::new();
-        let mut waiting = Vec::new();
-        for (job, id) in jobs.iter().zip(ids) {
-            let at = match job.start {
-                Start::Now => None,
-                Start::After(wait) => now.checked_add(wait),
-                Start::At(moment) => Some(moment),
-            };
-            if let Some(at) = at.filter(|at| *at > now) {
-                waiting.push((score(at), sidekiq::write(job, id, now, self.0.times, true)));
-                continue;
-            }
-            let raw = sidekiq::write(job, id, now, self.0.times, false);
-            // A batch goes to few queues, most often to one.
-            match queues.iter_mut().find(|(queue, _)| **queue == job.queue) {
-                Some((_, raws)) => raws.push(raw),
-                None => queues.push((&job.queue, vec![raw])),
-            }
-        }
-        for (queue, raws) in &queues {
-            call.arg(queue.as_str()).arg(raws.len());
-            for raw in raws {
-                call.arg(&raw[..]);
-            }
-        }
-        call.arg("");
-        for (score, raw) in &waiting {
-            call.arg(score).arg(&raw[..]);
-        }
-        call
-    }
-}
-
-/// A moment as the sorted sets have it: seconds since 1970.
-fn score(moment: SystemTime) -> String {
-    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{}.{:06}", since.as_secs(), since.subsec_micros())
-}
-
-/// Identities as Sidekiq has them: 24 hexadecimal digits by chance.
-#[derive(Default)]
-struct Ids {
-    seed: RandomState,
-    next: AtomicU64,
-}
-
-impl Ids {
-    fn next(&self) -> JobId {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (high, low) = (self.seed.hash_one((number, 'h')), self.seed.hash_one((number, 'l')));
-        JobId::new(format!("{high:016x}{:08x}", low >> 32))
-    }
-}
-
-#[async_trait]
-impl Enqueue for Redis {
-    /// A job goes to the queue of its name, which need not have been there; a payload that is a JSON array becomes the
-    /// job's `args`, and any other stands in them alone.
-    ///
-    /// An error that [passes](Error::is_transient) may have come after the server did it.
-    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
-        for job in &jobs {
-            job.validate(self.0.max_payload_bytes)?;
-            if job.priority != 0 {
-                return Err(unsupported("priorities: give urgent jobs a queue of their own"));
-            }
-            if job.unique.is_some() {
-                return Err(unsupported("unique keys"));
-            }
-        }
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<JobId> = jobs.iter().map(|_| self.0.ids.next()).collect();
-        let call = self.call_for(&jobs, &ids);
-        self.0.lane.run(&self.0.dial, "enqueueing jobs", &ENQUEUE, &call).await?;
-        self.0.bell.notify_waiters();
-        Ok(ids.into_iter().map(Enqueued::Created).collect())
-    }
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the backend {SCHEME} has no {what}"))
 }
 
 #[async_trait]

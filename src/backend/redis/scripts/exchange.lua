@@ -1,4 +1,4 @@
--- Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
+-- (unique.lua stands before this.) Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
 -- lease afterwards is with somebody who lives.
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
@@ -62,7 +62,11 @@ if #expired > 0 then
                 redis.call('INCR', mark)
             end
             redis.call('EXPIRE', mark, MARK_SECONDS)
-            push('RPUSH', queue, raw)
+            if unique_back(raw, raw) then
+                redis.call('DEL', mark)
+            else
+                push('RPUSH', queue, raw)
+            end
             redis.call('HDEL', held, token)
         end
         redis.call('ZREM', leases, token)
@@ -108,20 +112,26 @@ while at < #ARGV do
         refused[#refused + 1] = token
     else
         local queue, raw = parts(value)
+        local ends = what == 'done' or what == 'dead' or what == 'end'
+        if ends then
+            unique_ended(raw)
+        elseif unique_back(raw, second or raw) then
+            what = 'superseded'
+        end
         if what == 'done' then
             processed = processed + 1
         elseif what == 'retry' then
             push('LPUSH', first, second)
         elseif what == 'later' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
-        elseif what == 'dead' or what == 'end' then
+        elseif ends then
             if first ~= '' then bury(first) end
-        elseif tonumber(first) == 0 then
+        elseif what == 'back' and tonumber(first) == 0 then
             push('RPUSH', queue, raw)
-        else
+        elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
-        if what ~= 'done' and what ~= 'back' then
+        if what ~= 'done' and what ~= 'back' and what ~= 'superseded' then
             processed, failed = processed + 1, failed + 1
         end
         -- One that was handed back as it was keeps its count.
@@ -170,6 +180,7 @@ if total > 0 then
             entries[#entries + 1] = head .. raw
             runs_out[#runs_out + 1] = int(now + ttl)
             runs_out[#runs_out + 1] = name
+            unique_taken(raw, name)
             if some_lapsed then
                 local times = redis.call('GET', mark_of(raw))
                 if times then
