@@ -99,12 +99,9 @@ async fn run(plan: Plan) -> io::Result<Exit> {
     let ledger = Arc::new(ledger.keeping(keep).stopping_on_failure(args.stop_on_failure));
     let input_name = input.name().to_owned();
     let reader = Reader::start(input, format)?;
-    let mut origin = match db {
-        None => Origin::input(reader, &ledger, &args),
-        Some(db) => match Origin::file(db, reader, &ledger, &args).await {
-            Ok(origin) => origin,
-            Err(why) => return Ok(refuse(Exit::Output, why)),
-        },
+    let mut origin = match Origin::of(db, reader, &ledger, &args).await {
+        Ok(origin) => origin,
+        Err(why) => return Ok(refuse(Exit::Output, why)),
     };
     let terminator = (!args.null).then_some(b'\n');
     let attempts = Attempts {
@@ -169,6 +166,18 @@ impl Origin {
         let max_waiting = args.max_waiting as usize;
         let source = Arc::new(RecordSource::new(reader, ledger.clone(), max_waiting, args.max_record));
         Self { source: source.clone(), records: source, feeding: Box::pin(pending()), durable: None }
+    }
+
+    async fn of(
+        db: Option<Db>,
+        reader: Reader,
+        ledger: &Arc<Ledger>,
+        args: &EachArgs,
+    ) -> Result<Self, String> {
+        match db {
+            None => Ok(Self::input(reader, ledger, args)),
+            Some(db) => Self::file(db, reader, ledger, args).await,
+        }
     }
 
     /// A file, which is filled from the input.
