@@ -13,8 +13,8 @@ use super::{Fleet, enqueue, random, until, wall_clock};
 use crate::file::at_once;
 use crate::folder::Folder;
 
-/// Two processes, each killed ten times. Leases are long enough to outlast a disk that is busy with something else, and
-/// short enough that what was in flight at the first kills is killed with its next worker too.
+/// Two processes, each killed ten times, with the durability that is the default. Leases are long enough that no process
+/// loses one because the machine is busy, which would be a second run too, and short enough that what was in flight at the first kills is killed with its next worker too.
 #[tokio::test]
 async fn nothing_is_lost_when_workers_are_killed_and_only_what_was_in_flight_runs_twice() {
     const JOBS: usize = 20_000;
@@ -22,7 +22,7 @@ async fn nothing_is_lost_when_workers_are_killed_and_only_what_was_in_flight_run
     /// How many jobs are done between two kills, more or less: a quarter is left when the last one is killed.
     const STEP: usize = JOBS / 4 * 3 / KILLS;
     const JOB: Duration = Duration::from_millis(20);
-    let mut fleet = Fleet::with_jobs(JOBS, Duration::from_secs(4)).await;
+    let mut fleet = Fleet::with_jobs(JOBS, Duration::from_secs(4), Folder::in_memory()).await;
     let mut workers = [fleet.start(JOB, Waits::Nowhere), fleet.start(JOB, Waits::Nowhere)];
     let mut cuts = Vec::new();
     for kill in 0..KILLS {
@@ -47,7 +47,7 @@ async fn nothing_is_lost_when_workers_are_killed_and_only_what_was_in_flight_run
 /// Nothing else happens on the file that could wake the other one, which waits for jobs.
 #[tokio::test]
 async fn what_a_killed_worker_had_runs_again_at_an_idle_one_when_its_leases_end() {
-    let mut fleet = Fleet::with_jobs(SLOTS, Duration::from_secs(1)).await;
+    let mut fleet = Fleet::with_jobs(SLOTS, Duration::from_secs(1), Folder::new()).await;
     let mut first = fleet.start(Duration::ZERO, Waits::InJobs);
     let begun = |fleet: &Fleet, generation| fleet.trail.lines(What::Start, generation).len();
     until("it has all", || begun(&fleet, first.generation) == SLOTS).await;

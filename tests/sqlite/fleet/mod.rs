@@ -38,8 +38,7 @@ struct Fleet {
 
 impl Fleet {
     /// A file with so many jobs, of which nobody takes care yet. Leases will last for `ttl`.
-    async fn with_jobs(count: usize, ttl: Duration) -> Self {
-        let folder = Folder::new();
+    async fn with_jobs(count: usize, ttl: Duration, folder: Folder) -> Self {
         let file = folder.file("jobs.sqlite");
         let jobs = enqueue(&file, count).await;
         let trail = Trail::of(&file, ttl);

@@ -184,11 +184,27 @@ impl Trail {
             let was_cut = cuts.iter().any(|cut| cut.in_flight.contains(&(line.job, line.token)));
             assert!(
                 settled.get(&line.job) == Some(&line.token) || was_cut,
-                "job {} ran more often than once, and this attempt was not in flight at any cut: {line:?}; all: {:?}",
+                "job {} ran more often than once, and this attempt was not in flight at any cut: {line:?}; all: {:?}; \
+                 cuts at {:?}; longest without a line of that process in the time of its lease: {:?}",
                 line.job,
-                starts[&line.job]
+                starts[&line.job],
+                cuts.iter().map(|cut| cut.at).collect::<Vec<_>>(),
+                self.longest_silence(line)
             );
         }
+    }
+
+    /// Tells a process that stood still, and so lost its leases, from one that did something wrong.
+    fn longest_silence(&self, of: &Line) -> Duration {
+        let until = of.at + self.ttl.as_nanos() as u64;
+        let mut times: Vec<u64> = log(&self.file)
+            .iter()
+            .filter(|line| line.generation == of.generation && (of.at..until).contains(&line.at))
+            .map(|line| line.at)
+            .chain([until])
+            .collect();
+        times.sort_unstable();
+        Duration::from_nanos(times.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default())
     }
 
     /// What was in flight at a cut runs again in time.
