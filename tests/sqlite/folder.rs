@@ -11,13 +11,7 @@ impl Folder {
         Self::within(&std::env::temp_dir())
     }
 
-    /// In memory, if the system has such a place: for what must not wait for a disk that is busy with something else.
-    pub(crate) fn in_memory() -> Self {
-        let memory = Path::new("/dev/shm");
-        if memory.is_dir() { Self::within(memory) } else { Self::new() }
-    }
-
-    fn within(place: &Path) -> Self {
+    pub(crate) fn within(place: &Path) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = place.join(format!("tidegate-test-{}-{number}", std::process::id()));

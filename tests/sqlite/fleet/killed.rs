@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{SLOTS, Waits, What};
 use super::trail::After;
-use super::{Fleet, enqueue, random, until, wall_clock};
+use super::{Fleet, enqueue, in_memory, random, until, wall_clock};
 use crate::file::at_once;
 use crate::folder::Folder;
 
@@ -22,7 +22,7 @@ async fn nothing_is_lost_when_workers_are_killed_and_only_what_was_in_flight_run
     /// How many jobs are done between two kills, more or less: a quarter is left when the last one is killed.
     const STEP: usize = JOBS / 4 * 3 / KILLS;
     const JOB: Duration = Duration::from_millis(20);
-    let mut fleet = Fleet::with_jobs(JOBS, Duration::from_secs(4), Folder::in_memory()).await;
+    let mut fleet = Fleet::with_jobs(JOBS, Duration::from_secs(4), in_memory()).await;
     let mut workers = [fleet.start(JOB, Waits::Nowhere), fleet.start(JOB, Waits::Nowhere)];
     let mut cuts = Vec::new();
     for kill in 0..KILLS {

@@ -7,7 +7,7 @@ mod process;
 mod stopped;
 mod trail;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate::backend::sqlite::Sqlite;
@@ -53,7 +53,7 @@ impl Fleet {
 }
 
 /// No handle is left when this returns: whatever is done with leases from then on is done by the workers.
-async fn enqueue(file: &std::path::Path, count: usize) -> Vec<i64> {
+async fn enqueue(file: &Path, count: usize) -> Vec<i64> {
     let jobs = Sqlite::open(file).expect("the file");
     let mut numbers = Vec::new();
     for batch in (0..count).collect::<Vec<_>>().chunks(1_000) {
@@ -62,6 +62,12 @@ async fn enqueue(file: &std::path::Path, count: usize) -> Vec<i64> {
         numbers.extend(enqueued.iter().map(|job| job.id().as_str().parse::<i64>().expect("a number")));
     }
     numbers
+}
+
+/// In memory, if the system has such a place: for what must not wait for a disk that is busy with something else.
+fn in_memory() -> Folder {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { Folder::within(memory) } else { Folder::new() }
 }
 
 /// Waits for something that no event tells of.

@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::process::{Ended, Process, SLOTS, Waits, What};
 use super::trail::After;
-use super::{Fleet, GRACE, random, until, wall_clock};
-use crate::folder::Folder;
+use super::{Fleet, GRACE, in_memory, random, until, wall_clock};
 
 /// One process that sleeps, while another one has got all that it had and is in the middle of it.
 struct Scene {
@@ -19,7 +18,7 @@ struct Scene {
 impl Scene {
     /// The sleeper waits there, and has been asleep for two lifetimes of a lease.
     async fn new(waits: Waits) -> Self {
-        let mut fleet = Fleet::with_jobs(SLOTS, Duration::from_secs(2), Folder::in_memory()).await;
+        let mut fleet = Fleet::with_jobs(SLOTS, Duration::from_secs(2), in_memory()).await;
         let mut sleeper = fleet.start(Duration::ZERO, waits);
         let far = if waits == Waits::InJobs { What::Start } else { What::End };
         until("it has all", || fleet.trail.lines(far, sleeper.generation).len() == SLOTS).await;
@@ -90,7 +89,7 @@ async fn nothing_is_lost_when_workers_are_stopped_and_woken_and_only_what_was_in
     const TTL: Duration = Duration::from_millis(1_500);
     /// So that there is something left to do at the last stop: without any stop the two would be at it for fifty seconds.
     const JOB: Duration = Duration::from_millis(100);
-    let mut fleet = Fleet::with_jobs(JOBS, TTL, Folder::in_memory()).await;
+    let mut fleet = Fleet::with_jobs(JOBS, TTL, in_memory()).await;
     let mut workers = [fleet.start(JOB, Waits::Nowhere), fleet.start(JOB, Waits::Nowhere)];
     let (mut cuts, mut locked) = (Vec::new(), Vec::new());
     for stop in 0..STOPS {
