@@ -29,6 +29,7 @@ mod exchange;
 mod failure;
 mod held;
 mod keys;
+mod layout;
 mod link;
 mod look;
 mod renew;
@@ -47,6 +48,8 @@ pub use self::config::RedisBuilder;
 use self::enqueue::Ids;
 use self::exchange::Terms;
 use self::held::Hands;
+use self::keys::Keys;
+pub use self::layout::Layout;
 use self::link::{Dial, Lane};
 use self::renew::Renewer;
 use self::source::Session;
@@ -90,6 +93,8 @@ struct Shared {
     dial: Arc<Dial>,
     /// For producers and people.
     lane: Lane,
+    layout: Layout,
+    keys: Arc<Keys>,
     hands: Hands,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
@@ -125,6 +130,8 @@ impl Redis {
         Self(Arc::new(Shared {
             dial: Arc::new(dial),
             lane: Lane::default(),
+            layout: Layout::Sidekiq,
+            keys: Arc::new(Keys::new(Layout::Sidekiq, "")),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
             terms: builder.terms(),
