@@ -8,6 +8,10 @@ pub(super) const RETRY: &str = "retry";
 pub(super) const DEAD: &str = "dead";
 pub(super) const PROCESSED: &str = "stat:processed";
 pub(super) const FAILED: &str = "stat:failed";
+/// Set: the identities of processes.
+pub(super) const PROCESSES: &str = "processes";
+/// It was looked for dead processes a moment ago.
+pub(super) const PROCESS_CLEANUP: &str = "process_cleanup";
 
 /// Sorted set: the token of a job that is with a worker, when its lease runs out (ms).
 pub(super) const LEASES: &str = "tidegate:leases";

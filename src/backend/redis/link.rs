@@ -66,6 +66,7 @@ script!(DUE, "due.lua");
 script!(SEARCH, "search.lua");
 script!(COUNT, "count.lua");
 script!(CHANGE, "change.lua");
+script!(PRUNE, "prune.lua");
 
 impl Lua {
     /// The call of it with these keys; its arguments are yet to be added.
