@@ -16,5 +16,8 @@ mod jobs;
 mod pages;
 #[path = "sidekiq/presence.rs"]
 mod presence;
+#[cfg(feature = "cli")]
+#[path = "sidekiq/program.rs"]
+mod program;
 #[path = "sidekiq/scene.rs"]
 mod scene;

@@ -81,7 +81,7 @@ fn the_pages_show_what_waits_what_failed_and_what_is_dead() {
     });
     worker.stop();
     let waits = enqueue("Waits", json!({"queue": "idle"}));
-    let escaped = "Tidegate::JobFailed: &lt;b&gt;bold&lt;/b&gt;";
+    let escaped = "Tidegate::JobFailed: &lt;b&gt;bold&lt;&#x2F;b&gt;";
     for (path, parts) in [
         ("/scheduled", vec!["Late"]),
         ("/retries", vec!["Fails", escaped]),

@@ -152,6 +152,8 @@ fn what_could_not_be_told_during_an_outage_is_told_after_it() {
             std::thread::Builder::new().spawn_scoped(threads, || runtime.block_on(both)).expect("a thread");
         until("it is announced", || scene.count(&["EXISTS", &id]) == 1);
         proxy.refuse();
+        proxy.close();
+        until("nothing comes through", || proxy.open() == 0);
         scene.server.command(&["DEL", &id]);
         enqueue(&scene, "Good", 25);
         until("they have run", || handle.stats().done == 25);
@@ -200,7 +202,7 @@ fn it_beats_on_while_every_thread_of_the_jobs_is_blocked() {
 }
 
 #[test]
-fn it_ends_in_time_when_the_server_does_not_answer_and_is_forgotten_there() {
+fn it_ends_in_time_when_the_server_does_not_answer_and_nothing_of_it_stands_for_ever() {
     let Some(mut scene) = Scene::alone() else { return };
     let registry = Registry::new().handle_raw("Good", |_| async {});
     let short = |worker: tidegate::WorkerBuilder| worker.shutdown_deadline(Duration::from_secs(2));
@@ -212,7 +214,8 @@ fn it_ends_in_time_when_the_server_does_not_answer_and_is_forgotten_there() {
     let took = begun.elapsed();
     scene.server.resume();
     assert!(took < Duration::from_secs(4), "{took:?}");
-    assert!((1..=60).contains(&scene.count(&["TTL", &id])), "what it could not take back runs out");
+    // The server finds what was sent to it when it goes on.
+    assert_ne!(scene.count(&["TTL", &id]), -1, "what it could not take back runs out");
 }
 
 #[test]
