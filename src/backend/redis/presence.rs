@@ -2,8 +2,8 @@
 //! through which it is told to be quiet, to stop, or to say what it is at.
 //!
 //! All is told in one transaction, so nobody sees half of it. Sidekiq from 7 on looks for the work at `IDENTITY:work`,
-//! and 6 at `IDENTITY:workers`: it stands at both. The counts of runs are those that Sidekiq from 8 on draws, by the
-//! minute and by ten minutes, with histograms by the minute; they go to the minute in which they are told.
+//! and 6 at `IDENTITY:workers`: it stands at both. What has run goes to the minute in which it is told, in the form that
+//! Sidekiq 8 draws, or with times in seconds in that of 7.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +16,7 @@ use redis::{Pipeline, Value};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::codec::sidekiq::Times;
 use super::exchange::{array, bytes, civil};
 use super::failure::{failed, nonsense};
 use super::link::{PRUNE, send};
@@ -90,7 +91,7 @@ impl Announce for Announcer {
         let mut all = redis::pipe();
         all.atomic();
         self.tell_work(&mut all, &keys, notice);
-        tell_runs(&mut all, &notice.runs, notice.now);
+        tell_runs(&mut all, &notice.runs, notice.now, self.shared.times);
         all.sadd(keys::PROCESSES, keys.identity).ignore();
         all.cmd("HSET").arg(keys.identity).arg("info").arg(info(notice, &queues));
         all.arg("concurrency").arg(notice.max_concurrent_jobs).arg("busy").arg(notice.running.len());
@@ -108,7 +109,7 @@ impl Announce for Announcer {
         let keys = Keys::of(who);
         let mut all = redis::pipe();
         all.atomic();
-        tell_runs(&mut all, runs, now);
+        tell_runs(&mut all, runs, now, self.shared.times);
         all.srem(keys::PROCESSES, keys.identity).ignore();
         all.cmd("UNLINK").arg(keys.identity).arg(&keys.work).arg(&keys.workers).arg(&keys.signals).ignore();
         run(&mut self.connection.clone(), &all).await.map(drop)
@@ -226,13 +227,13 @@ fn info(notice: &Notice, queues: &[(Queue, u32)]) -> String {
     info.to_string()
 }
 
-fn tell_runs(all: &mut Pipeline, runs: &Runs, now: SystemTime) {
+fn tell_runs(all: &mut Pipeline, runs: &Runs, now: SystemTime, times: Times) {
     let mut some = runs.iter().filter(|(_, runs)| !runs.is_empty()).peekable();
     if some.peek().is_none() {
         return;
     }
     let minute = Minute::of(now);
-    let counts = minute.counts();
+    let counts = minute.counts(times);
     for (kind, runs) in some {
         for (key, _) in &counts {
             let mut count = |what: &str, number: u64| {
@@ -275,14 +276,15 @@ impl Minute {
         Self { date: civil(minutes / 1440), hour: minutes / 60 % 24, minute: minutes % 60 }
     }
 
-    /// Where runs are counted, and for how many seconds that stands.
-    fn counts(&self) -> [(String, u64); 2] {
+    /// Where runs are counted, and for how many seconds that stands: by the minute, and in Sidekiq 8 by ten minutes too.
+    fn counts(&self, times: Times) -> Vec<(String, u64)> {
         let Self { date: (year, month, day), hour, minute } = self;
+        if times == Times::Seconds {
+            return vec![(format!("j|{year:04}{month:02}{day:02}|{hour}:{minute}"), MINUTE_SECONDS)];
+        }
         let day = format!("j|{:02}{month:02}{day:02}|{hour}", year % 100);
-        [
-            (format!("{day}:{minute:02}"), MINUTE_SECONDS),
-            (format!("{day}:{}", minute / 10), TEN_MINUTES_SECONDS),
-        ]
+        let (short, long) = (format!("{day}:{minute:02}"), format!("{day}:{}", minute / 10));
+        vec![(short, MINUTE_SECONDS), (long, TEN_MINUTES_SECONDS)]
     }
 
     fn histogram(&self, kind: &str) -> String {
@@ -316,13 +318,20 @@ mod tests {
     fn the_keys_of_a_minute_are_those_that_sidekiq_looks_for() {
         let keys = |seconds: u64| {
             let minute = Minute::of(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-            let [short, long] = minute.counts().map(|(key, _)| key);
-            [short, long, minute.histogram("Hard")]
+            let mut keys = minute.counts(Times::Millis);
+            keys.extend(minute.counts(Times::Seconds));
+            let mut keys: Vec<String> = keys.into_iter().map(|(key, _)| key).collect();
+            keys.push(minute.histogram("Hard"));
+            keys
         };
         // 2025-02-14 08:43 and 08:03, and 2026-11-21 22:00.
-        assert_eq!(keys(1_739_522_580), ["j|250214|8:43", "j|250214|8:4", "h|Hard-14-8:43"]);
-        assert_eq!(keys(1_739_520_180), ["j|250214|8:03", "j|250214|8:0", "h|Hard-14-8:3"]);
-        assert_eq!(keys(1_795_298_459), ["j|261121|22:00", "j|261121|22:0", "h|Hard-21-22:0"]);
+        for (seconds, expected) in [
+            (1_739_522_580, ["j|250214|8:43", "j|250214|8:4", "j|20250214|8:43", "h|Hard-14-8:43"]),
+            (1_739_520_180, ["j|250214|8:03", "j|250214|8:0", "j|20250214|8:3", "h|Hard-14-8:3"]),
+            (1_795_298_459, ["j|261121|22:00", "j|261121|22:0", "j|20261121|22:0", "h|Hard-21-22:0"]),
+        ] {
+            assert_eq!(keys(seconds), expected);
+        }
     }
 
     #[test]
