@@ -13,11 +13,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::announce::Announce;
 use crate::enqueue::Enqueue;
 use crate::error::{Error, ErrorKind};
 use crate::inspect::{Inspect, Manage};
 use crate::lease::Reclaim;
-use crate::source::Intake;
+use crate::source::{Connect, Intake};
 use memory::Memory;
 
 /// Where jobs are kept, as the verbs that it has.
@@ -53,12 +54,15 @@ pub struct Backend {
     pub inspect: Option<Arc<dyn Inspect>>,
     /// Changes what it holds.
     pub manage: Option<Arc<dyn Manage>>,
+    /// Tells dashboards of the store's own world of a worker; see [`Presence`](crate::service::Presence). `None` where
+    /// there are none.
+    pub announce: Option<Arc<dyn Connect<dyn Announce>>>,
 }
 
 impl Backend {
     /// A backend from which jobs can be taken, and that can do nothing else yet: set the other verbs' fields.
     pub fn new(name: &'static str, intake: Intake) -> Self {
-        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None }
+        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None, announce: None }
     }
 
     /// A backend that has all verbs.
@@ -123,6 +127,7 @@ impl fmt::Debug for Backend {
             .field("reclaims", &self.reclaim.is_some())
             .field("inspects", &self.inspect.is_some())
             .field("manages", &self.manage.is_some())
+            .field("announces", &self.announce.is_some())
             .finish()
     }
 }

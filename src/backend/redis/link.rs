@@ -64,6 +64,7 @@ script!(DUE, "unique.lua" "due.lua");
 script!(SEARCH, "unique.lua" "search.lua");
 script!(COUNT, "count.lua");
 script!(CHANGE, "unique.lua" "change.lua");
+script!(PRUNE, "prune.lua");
 
 impl Lua {
     /// The call of it with these keys; its arguments are yet to be added.

@@ -17,7 +17,7 @@
 //! and no cluster.
 
 // `exchange` is what is said to the server and what it answers; `link` is how; `source` is a worker's session; `watch`
-// waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
+// waits; `presence` tells Sidekiq's pages of a worker; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
 #[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
@@ -32,6 +32,7 @@ mod keys;
 mod layout;
 mod link;
 mod look;
+mod presence;
 mod renew;
 mod source;
 mod watch;
@@ -154,7 +155,9 @@ impl Redis {
 
     /// All its verbs.
     pub fn backend(&self) -> Backend {
-        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
+        let mut backend = Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()));
+        backend.announce = Some(Arc::new(self.clone()));
+        backend
     }
 }
 
