@@ -1,0 +1,62 @@
+//! Single steps that a fault falls into.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate::backend::redis::Redis;
+use tidegate::{Delivery, Enqueue as _, ErrorKind, FetchRequest, NewJob, Queue, Settled, Settlement, Source};
+use tokio_util::sync::CancellationToken;
+
+use crate::redis::{Options, RedisServer};
+
+async fn session(server: &RedisServer) -> (Redis, Arc<dyn Source>) {
+    let jobs = Redis::open(&server.url()).expect("a good URL");
+    let source = jobs.intake().source.connect().await.expect("it is there");
+    (jobs, source)
+}
+
+fn request(max: usize, queues: &[&str]) -> FetchRequest {
+    let mut request = FetchRequest::new(NonZeroUsize::new(max).expect("not none"), Duration::ZERO);
+    request.queues = queues.iter().map(|queue| Queue::new(*queue)).collect();
+    request
+}
+
+async fn take(
+    source: &Arc<dyn Source>,
+    max: usize,
+    queues: &[&str],
+) -> Result<Vec<Delivery>, tidegate::Error> {
+    source.fetch(&request(max, queues), &CancellationToken::new()).await
+}
+
+async fn push(jobs: &Redis, queue: &str, number: usize) {
+    let job = NewJob::new("kind", format!("[{number}]")).queue(queue);
+    jobs.enqueue(vec![job]).await.expect("enqueued");
+}
+
+/// Out of memory, nothing is taken that could not be noted.
+#[tokio::test]
+async fn a_server_that_is_full_loses_nothing() {
+    let Some(server) = Options::new().start() else { return };
+    let (jobs, source) = session(&server).await;
+    for number in 0..20 {
+        push(&jobs, "default", number).await;
+    }
+    let held = take(&source, 5, &["default"]).await.expect("taken");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = jobs.enqueue(vec![NewJob::new("kind", "[1]")]).await.expect_err("it is full");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    // Whether it gives more just now is its affair; what it gives it has noted.
+    let more = take(&source, 5, &["default"]).await.map_or(0, |taken| taken.len());
+    let acks: Vec<_> = held.iter().map(|held| Settled::new(held.tag, Settlement::Ack)).collect();
+    let settled = source.settle(&acks).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    if settled.is_err() {
+        assert!(source.settle(&acks).await.expect("there is room again").0.is_empty());
+    }
+    let left = server.command(&["LLEN", "queue:default"]).number();
+    let with_us = server.command(&["HLEN", "tidegate:held"]).number();
+    assert_eq!((left + with_us, with_us), (15, more as i64));
+    assert_eq!(server.command(&["ZCARD", "tidegate:leases"]).number(), with_us);
+}
