@@ -35,6 +35,32 @@ async fn push(jobs: &Redis, queue: &str, number: usize) {
     jobs.enqueue(vec![job]).await.expect("enqueued");
 }
 
+/// As after a failover to a replica that lags, or a restart without persistence: the server gives jobs again, and knows
+/// nothing of those that it gave before.
+#[tokio::test]
+async fn who_has_a_job_from_before_the_server_lost_its_memory_settles_no_other_job() {
+    let Some(mut server) = RedisServer::start() else { return };
+    let (jobs, source) = session(&server).await;
+    push(&jobs, "default", 1).await;
+    let before = take(&source, 1, &["default"]).await.expect("taken");
+    server.kill();
+    server.restart();
+    let (others_jobs, others) = session(&server).await;
+    push(&others_jobs, "default", 2).await;
+    let now = take(&others, 1, &["default"]).await.expect("taken");
+    assert_eq!((before.len(), now.len()), (1, 1));
+    // The worker of before finds the server again, and settles what it has.
+    let source = jobs.intake().source.connect().await.expect("it is there");
+    let again = source.settle(&[Settled::new(before[0].tag, Settlement::Ack)]).await.expect("answered");
+    assert_eq!(again.0.len(), 1, "it is stale");
+    assert_eq!(
+        server.command(&["HLEN", "tidegate:held"]).number(),
+        1,
+        "the other job is still with its worker"
+    );
+    assert_ne!(before[0].tag.token, now[0].tag.token, "no token is given twice");
+}
+
 /// Out of memory, nothing is taken that could not be noted.
 #[tokio::test]
 async fn a_server_that_is_full_loses_nothing() {

@@ -160,7 +160,10 @@ if room > 0 then
 end
 local token = 0
 if total > 0 then
-    token = redis.call('INCRBY', counter, total) - total + 1
+    -- Never below the time in microseconds: a server that has lost its last writes, or all, as in a failover, gives no
+    -- token a second time, and nobody who has one from before settles the job of another.
+    token = math.max(tonumber(redis.call('GET', counter) or 0), now * 1000) + 1
+    redis.call('SET', counter, int(token + total - 1))
     local entries, runs_out, number = {}, {}, token
     for _, group in ipairs(taken) do
         local head = int(now) .. ':' .. #group[1] .. ':' .. group[1]
