@@ -61,6 +61,27 @@ async fn who_has_a_job_from_before_the_server_lost_its_memory_settles_no_other_j
     assert_ne!(before[0].tag.token, now[0].tag.token, "no token is given twice");
 }
 
+/// A queue whose key holds something else is an error that names it; what was taken from another queue in the same step
+/// is handed out, and what was settled is told.
+#[tokio::test]
+async fn a_key_of_another_type_loses_nothing_that_was_taken_or_settled_with_it() {
+    let Some(server) = RedisServer::start() else { return };
+    let (jobs, source) = session(&server).await;
+    for number in 0..5 {
+        push(&jobs, "good", number).await;
+    }
+    server.command(&["SET", "queue:bad", "a string"]);
+    let queues = ["good", "bad"];
+    let taken = take(&source, 10, &queues).await.expect("what there is of the good ones");
+    assert_eq!(taken.len(), 5);
+    let settled: Vec<_> = taken.iter().map(|taken| Settled::new(taken.tag, Settlement::Ack)).collect();
+    let (stale, more) = source.exchange(&settled, &request(10, &queues)).await.expect("settled");
+    assert!(stale.0.is_empty() && more.is_empty());
+    assert_eq!(server.command(&["GET", "stat:processed"]).number(), 5);
+    let error = take(&source, 10, &queues).await.expect_err("nothing is left but the bad one");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+}
+
 /// Out of memory, nothing is taken that could not be noted.
 #[tokio::test]
 async fn a_server_that_is_full_loses_nothing() {

@@ -96,6 +96,7 @@ if done > 0 then
     end
 end
 
+local settles = done > 0 or at < #ARGV
 while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
@@ -149,8 +150,12 @@ if room > 0 then
         table.sort(names)
     end
     for _, name in ipairs(names) do
-        local got = redis.call('RPOP', prefix .. name, room)
-        if got then
+        local got = redis.pcall('RPOP', prefix .. name, room)
+        if got and got.err then
+            -- What was settled and taken before must be told of: the next call meets this again.
+            if total == 0 and not settles then return redis.error_reply(got.err) end
+            break
+        elseif got then
             total, room = total + #got, room - #got
             table.insert(got, 1, name)
             taken[#taken + 1] = got
