@@ -34,6 +34,7 @@ mod link;
 mod look;
 mod presence;
 mod renew;
+mod sentinel;
 mod source;
 mod watch;
 
@@ -60,7 +61,7 @@ use crate::lease::Renew;
 use crate::source::{Connect, Intake, Source};
 
 /// The schemes of its URLs.
-pub(super) const SCHEMES: [&str; 3] = [SCHEME, "rediss", "redis+unix"];
+pub(super) const SCHEMES: [&str; 5] = [SCHEME, "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"];
 
 const SCHEME: &str = "redis";
 
@@ -121,8 +122,19 @@ impl Redis {
         Self::builder(url).open()
     }
 
-    /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
-    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`.
+    /// A handle with settings of your own. The URL is one of these, where all in brackets may be left out:
+    ///
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`
+    /// - `redis+unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`
+    /// - `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DATABASE]`: the sentinels at these hosts
+    ///   (port 26379 unless said otherwise) are asked for the server that they call `MASTER`, whenever a connection is
+    ///   made, and it is asked whether it is one. The user and the password are the server's; those of the sentinels,
+    ///   if they want any, are `?sentinel_user=USER&sentinel_pass=PASSWORD`. A master that was replaced takes what workers
+    ///   say until it is told so, which may be seconds, and all of that is undone: jobs run again. With
+    ///   `min-replicas-to-write 1` and a small `min-replicas-max-lag` it stops sooner.
+    ///
+    /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
+    /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }

@@ -101,6 +101,7 @@ if done > 0 then
     end
 end
 
+local settles = done > 0 or at < #ARGV
 while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
@@ -160,8 +161,12 @@ if room > 0 then
         table.sort(names)
     end
     for _, name in ipairs(names) do
-        local got = redis.call(pop, prefix .. name, room)
-        if got then
+        local got = redis.pcall(pop, prefix .. name, room)
+        if got and got.err then
+            -- What was settled and taken before must be told of: the next call meets this again.
+            if total == 0 and not settles then return redis.error_reply(got.err) end
+            break
+        elseif got then
             total, room = total + #got, room - #got
             table.insert(got, 1, name)
             taken[#taken + 1] = got
@@ -171,7 +176,10 @@ if room > 0 then
 end
 local token = 0
 if total > 0 then
-    token = redis.call('INCRBY', counter, total) - total + 1
+    -- Never below the time in microseconds: a server that has lost its last writes, or all, as in a failover, gives no
+    -- token a second time, and nobody who has one from before settles the job of another.
+    token = math.max(tonumber(redis.call('GET', counter) or 0), now * 1000) + 1
+    redis.call('SET', counter, int(token + total - 1))
     local entries, runs_out, number = {}, {}, token
     for _, group in ipairs(taken) do
         local head = int(now) .. ':' .. #group[1] .. ':' .. group[1]
