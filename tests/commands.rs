@@ -20,6 +20,8 @@ mod hostile;
 mod lines;
 #[path = "commands/list.rs"]
 mod list;
+#[path = "commands/reading.rs"]
+mod reading;
 #[path = "commands/refusals.rs"]
 mod refusals;
 #[path = "commands/shells.rs"]

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::Exit;
 use super::stdout::{json_line, print};
-use super::store::{Missing, SourceArgs, Store, failed};
+use super::store::{Purpose, SourceArgs, Store, failed};
 use super::text::{age, count};
 use super::times::{local, now, since, utc};
 use super::values::time;
 use crate::error::Error;
-use crate::inspect::{Counts, JobQuery, JobState};
+use crate::inspect::Counts;
 
 /// After so many lines the heads are shown again: they are still on a screen of the usual height.
 const LINES_A_HEAD: u64 = 20;
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &StatsArgs) -> Exit {
 }
 
 fn report(args: &StatsArgs) -> Result<Exit, Exit> {
-    let store = Store::open(&args.source, Missing::Refuse)?;
+    let store = Store::open(&args.source, Purpose::Look)?;
     let Some(pause) = args.watch else {
         let stats = look(&store).map_err(|error| failed(&error))?;
         print(&if args.json { json_line(&stats.json()) } else { stats.table().into_bytes() })?;
@@ -121,13 +121,9 @@ fn report(args: &StatsArgs) -> Result<Exit, Exit> {
 }
 
 fn look(store: &Store) -> Result<Stats, Error> {
-    let inspect = store.backend.inspect()?;
-    store.wait(async {
-        let counts = inspect.counts().await?;
-        let first = inspect.list(&JobQuery::new(JobState::Ready, 1)).await?;
-        let at = now();
-        Ok(Stats { at, counts, oldest: first.first().map(|first| since(first.since, at)) })
-    })
+    let counts = store.wait(store.inspect()?.counts())?;
+    let at = now();
+    Ok(Stats { at, counts, oldest: counts.ready_since.map(|first| since(first, at)) })
 }
 
 fn heads() -> String {
@@ -138,14 +134,14 @@ fn heads() -> String {
 
 impl Stats {
     fn json(&self) -> Line {
-        let Counts { ready, delayed, leased, dead, done, kept } = self.counts;
+        let Counts { ready, delayed, leased, dead, done, kept, .. } = self.counts;
         let oldest_ready_seconds = self.oldest.map(|oldest| oldest.as_millis() as f64 / 1e3);
         Line { at: utc(self.at), ready, delayed, leased, dead, done, kept, oldest_ready_seconds }
     }
 
     /// A line for each figure.
     fn table(&self) -> String {
-        let Counts { ready, delayed, leased, dead, done, kept } = self.counts;
+        let Counts { ready, delayed, leased, dead, done, kept, .. } = self.counts;
         let oldest = self.oldest.map(|oldest| format!("  the first for {}", age(oldest)));
         let kept = (kept > 0).then(|| format!("  {} kept", count(kept)));
         let rows = [

@@ -12,6 +12,7 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::file::at_once;
 use crate::folder::Folder;
 
 /// What the first version made.
@@ -135,6 +136,46 @@ async fn a_file_of_the_first_version_is_brought_to_the_newest_with_all_that_is_i
     assert_eq!(jobs.counts().await.expect("counted").done, 6 + 5);
 }
 
+/// Undoes what version 3 has changed.
+const BACK_TO_2: &str = "DROP INDEX tidegate_jobs_moved; UPDATE tidegate_meta SET version = 2";
+
+#[tokio::test]
+async fn a_file_of_the_second_version_is_brought_to_the_newest_in_place() {
+    let folder = Folder::new();
+    let (file, new) = (folder.file("jobs.sqlite"), folder.file("new.sqlite"));
+    let id = {
+        let jobs = Sqlite::open(&file).expect("a new file");
+        let enqueued = jobs.enqueue(vec![NewJob::new("kind", "payload"), NewJob::new("kind", "more")]).await;
+        let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+        let retry = Settled::new(taken.tag, Settlement::Retry { after: Duration::ZERO });
+        assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+        enqueued.expect("enqueued").remove(0).id().clone()
+    };
+    drop(Sqlite::open(&new).expect("a new file"));
+    let old = Connection::open(&file).expect("it is there");
+    // These are its user's from version 2 on.
+    old.execute_batch(BACK_TO_2).expect("a good statement");
+    old.execute_batch("PRAGMA user_version = 7; PRAGMA application_id = 8").expect("set");
+    drop(old);
+    let jobs = Sqlite::builder(&file).open_to_read().expect("who only looks brings it to the newest too");
+    let listed = jobs.list(&JobQuery::new(JobState::Ready, 9)).await.expect("listed");
+    assert_eq!(listed.last().map(|last| &last.job.id), Some(&id), "it has come back behind the other");
+    let connection = Connection::open(&file).expect("it is there");
+    let marks = ["user_version", "application_id"]
+        .map(|name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked"));
+    assert_eq!(marks, [7, 8]);
+    assert_eq!(schema(&connection), schema(&Connection::open(&new).expect("it is there")));
+}
+
+/// What stands in a file besides rows.
+fn schema(connection: &Connection) -> Vec<(String, String, Option<String>)> {
+    let mut statement = connection
+        .prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+        .expect("a good statement");
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    rows.expect("asked").collect::<Result<_, _>>().expect("read")
+}
+
 /// What a file has in the end does not depend on where it began.
 #[tokio::test]
 async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() {
@@ -142,24 +183,17 @@ async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() 
     let (old, new) = (folder.file("old.sqlite"), folder.file("new.sqlite"));
     #[expect(clippy::disallowed_methods, reason = "any time will do")]
     file_of_version_1(&old, SystemTime::now());
-    let schema = |file: &Path| {
+    let opened = |file: &Path| {
         for _ in 0..2 {
             drop(Sqlite::open(file).expect("it opens, and once more"));
         }
         let connection = Connection::open(file).expect("it is there");
-        let mut statement = connection
-            .prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
-            .expect("a good statement");
-        let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
-        });
-        let rows = rows.expect("asked").collect::<Result<Vec<_>, _>>().expect("read");
         let marks = ["application_id", "user_version"].map(|name| {
             connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked")
         });
-        (rows, marks)
+        (schema(&connection), marks)
     };
-    let (old, new) = (schema(&old), schema(&new));
+    let (old, new) = (opened(&old), opened(&new));
     assert_eq!(old, new);
     assert!(
         old.0.iter().all(|(_, name, _)| name.contains("tidegate_")),

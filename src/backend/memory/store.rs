@@ -74,6 +74,9 @@ pub(super) struct Store {
     /// How many numbers were given out, for order and identity.
     orders: u64,
     tokens: u64,
+    entries: u64,
+    /// From when on times are counted in a list's positions.
+    begun: Instant,
     done: u64,
     dropped_dead: u64,
     /// The latest time that was seen. Callers read the clock before they have the lock, so what they bring
@@ -95,8 +98,9 @@ struct Record {
     links: Links,
     /// Its place among the ready: the lower the sooner.
     order: u64,
-    /// When it came into its state.
+    /// When it came into its state, and as which of all that ever came into one.
     since: Instant,
+    entered: u64,
     /// Attempts begun and not handed back.
     attempts: u32,
     /// How many of its leases ran out.
@@ -135,6 +139,8 @@ impl Store {
             keys: Keys::default(),
             orders: 0,
             tokens: 0,
+            entries: 0,
+            begun: now,
             done: 0,
             dropped_dead: 0,
             now,
@@ -194,6 +200,11 @@ impl Store {
         self.orders
     }
 
+    fn next_entry(&mut self) -> u64 {
+        self.entries += 1;
+        self.entries
+    }
+
     /// Puts a job in its lane, or among the delayed, and says where that is. Its record must follow.
     fn line_up(&mut self, job: &Job, key: usize, wait: Duration, order: u64) -> Place {
         if wait.is_zero() {
@@ -218,9 +229,10 @@ impl Store {
 
     /// Moves a record that has no place among those who wait (any more) to the list of its new state.
     fn enter(&mut self, key: usize, place: Place) {
+        let entered = self.next_entry();
         let record = &mut self.records[key];
         let old = std::mem::replace(&mut record.place, place);
-        record.since = self.now;
+        (record.since, record.entered) = (self.now, entered);
         self.lists[old.state() as usize].remove(&mut self.records, key);
         self.lists[place.state() as usize].push(&mut self.records, key);
     }

@@ -1,5 +1,8 @@
 //! What SQLite says when it fails, in the words of this crate.
 
+use std::fs::File;
+use std::path::Path;
+
 use rusqlite::ErrorCode;
 
 use crate::error::{Error, ErrorKind};
@@ -14,6 +17,19 @@ pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error 
     let context =
         if advice.is_empty() { format!("{doing} failed") } else { format!("{doing} failed: {advice}") };
     Error::new(kind, context).caused_by(error)
+}
+
+/// The file can't be read without making others beside it, which this program may not.
+pub(super) fn unreadable(doing: &str, path: &Path, error: rusqlite::Error) -> Error {
+    let advice = match File::open(path) {
+        Ok(_) => {
+            "SQLite needs the -wal and -shm files beside it, which this program may not make or read: let somebody \
+             who may write the folder look at it once, or copy it with its -wal file to a folder that you may write, \
+             and look at the copy"
+        }
+        Err(_) => "the file must be there, and this program must be able to read it",
+    };
+    Error::new(ErrorKind::Denied, format!("{doing} failed: {advice}")).caused_by(error)
 }
 
 fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {

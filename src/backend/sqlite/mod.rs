@@ -20,6 +20,11 @@
 //! ([`Inspect::history`]). A job that is done is deleted at once, or kept for
 //! [`keep_done`](SqliteBuilder::keep_done).
 //!
+//! # Looking at it
+//!
+//! [`Inspect`] writes nothing, so it waits for nobody and keeps nobody waiting; [`SqliteReader`] needs no right to write
+//! either. What time has done meanwhile is shown all the same.
+//!
 //! # Within a transaction of yours
 //!
 //! The file may hold your own tables beside ours, whose names begin with `tidegate_`
@@ -43,13 +48,14 @@
 //! });
 //! ```
 
-// `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one;
-// `schema` is what is in the file.
+// `gate` is the one connection that writes, and where many share a transaction; `reader` is the one that only reads;
+// `store` is what is done in a transaction; `schema` is what is in the file.
 
 mod config;
 mod doors;
 mod failure;
 mod gate;
+mod reader;
 mod schema;
 mod sole;
 mod store;
@@ -60,19 +66,22 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::config::Running;
 pub use self::config::{Clock, Durability, SqliteBuilder};
 pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
 use self::gate::{Gate, Lasts};
+use self::reader::Reader;
+pub use self::reader::SqliteReader;
 pub(crate) use self::store::Standing;
-use self::store::{Handed, Time, Txn, moment, time_of};
-use super::{Backend, wall_clock};
+use self::store::{Handed, Time, Txn, moment};
+use super::Backend;
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobQuery, Manage, PastAttempt, StoredJob};
@@ -114,8 +123,8 @@ struct Shared {
     lease_ttl: Duration,
     max_payload_bytes: usize,
     watch_every: Duration,
-    /// Where tokio's clock and the system's agree, if it is tokio's that counts.
-    anchor: Option<(Instant, SystemTime)>,
+    clock: Running,
+    reader: Arc<Reader>,
 }
 
 impl fmt::Debug for Sqlite {
@@ -145,12 +154,22 @@ impl Sqlite {
         watcher: Connection,
         max_payload_bytes: usize,
     ) -> Self {
-        let SqliteBuilder { path, settings, how, clock, watch_every, .. } = builder;
-        let anchor = (clock == Clock::Tokio).then(|| (Instant::now(), wall_clock()));
+        let clock = builder.clock.start();
+        let reader = Arc::new(Reader::new(&builder, clock));
+        let SqliteBuilder { path, settings, how, watch_every, .. } = builder;
         let lease_ttl = settings.lease_ttl;
         let gate = Gate::new(writer, how.durability, settings);
         let watcher = Mutex::new(watcher);
-        Self(Arc::new(Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, anchor }))
+        Self(Arc::new(Shared {
+            gate,
+            watcher,
+            path,
+            lease_ttl,
+            max_payload_bytes,
+            watch_every,
+            clock,
+            reader,
+        }))
     }
 
     /// What a worker needs to take jobs from here.
@@ -164,10 +183,7 @@ impl Sqlite {
     }
 
     fn now(&self) -> Time {
-        time_of(match self.0.anchor {
-            Some((instant, wall)) => wall + instant.elapsed(),
-            None => wall_clock(),
-        })
+        self.0.clock.now()
     }
 
     /// When the store's clock will show `time`.
@@ -297,8 +313,8 @@ impl Renew for Sqlite {
     }
 }
 
-/// Leases run out by themselves, with the next call of any verb; this is for rescuers that want to know how many it
-/// was.
+/// Leases run out by themselves, with the next call of any verb that writes; this is for rescuers that want to know how
+/// many it was.
 #[async_trait]
 impl Reclaim for Sqlite {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
@@ -314,26 +330,24 @@ impl Enqueue for Sqlite {
     }
 }
 
+/// Looking writes nothing, waits for nobody who writes and keeps nobody waiting, as with [`SqliteReader`].
 #[async_trait]
 impl Inspect for Sqlite {
     async fn counts(&self) -> Result<Counts, Error> {
-        self.pass("counting jobs", |txn, now| txn.counts(now)).await
+        self.0.reader.clone().counts().await
     }
 
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {
-        let id = id.clone();
-        self.pass("looking for a job", move |txn, now| txn.find(now, &id)).await
+        self.0.reader.clone().find(id).await
     }
 
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
-        let wanted = wanted.clone();
-        self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
+        self.0.reader.clone().list(wanted).await
     }
 
     /// At most the last 25 of a job, and for as long as it is kept. One that was handed back is among them.
     async fn history(&self, id: &JobId) -> Result<Vec<PastAttempt>, Error> {
-        let id = id.clone();
-        self.pass("asking for a job's attempts", move |txn, now| txn.history(now, &id)).await
+        self.0.reader.clone().history(id).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! The version stands in a table of ours and not in `PRAGMA user_version`, which belongs to whoever keeps tables of
 //! their own beside ours.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::error::{Error, ErrorKind};
 const APPLICATION_ID: i64 = 0x5449_4447;
 
 /// What [`NEW`] makes.
-const NEWEST: i64 = 2;
+const NEWEST: i64 = 3;
 
 /// The tables of the newest version.
 const NEW: &str = include_str!("schema/new.sql");
@@ -25,8 +26,11 @@ const NEW: &str = include_str!("schema/new.sql");
 /// Views and triggers by which others write to them.
 const DOORS: &str = include_str!("schema/doors.sql");
 
-/// From version 1, which stood in `PRAGMA user_version`. Never changed once released.
+/// From version 1, which stood in `PRAGMA user_version`, after [`NEW`].
 const FROM_1: &str = include_str!("schema/from_1.sql");
+
+/// From version 2, whose tables stay. Never changed once released.
+const FROM_2: &str = include_str!("schema/from_2.sql");
 
 /// How many statements a connection keeps prepared: more than there are.
 const STATEMENTS: usize = 128;
@@ -41,7 +45,7 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 
 /// What a database is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Empty,
     Ours(i64),
     Others,
@@ -81,6 +85,46 @@ pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
         migrate(&mut connection, path, how)?;
     }
     Ok(connection)
+}
+
+/// Opens a file that is there so that nothing in it can be changed. One that is at rest (`immutable`) is read without
+/// locks: whoever does that must see to it that nobody changes it meanwhile.
+pub(super) fn open_to_read(
+    path: &Path,
+    busy_timeout: Duration,
+    at_rest: bool,
+) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = match at_rest {
+        false => Connection::open_with_flags(path, flags)?,
+        true => Connection::open_with_flags(immutable(path), flags)?,
+    };
+    connection.busy_timeout(busy_timeout)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// The URI by which SQLite takes a file for one that nobody changes.
+fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                uri.push(char::from(*byte))
+            }
+            _ => _ = write!(uri, "%{byte:02x}"),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// Whether what was found is of the newest version; an error if it can't be used at all.
+pub(super) fn is_newest(found: Found, path: &Path, how: &How) -> Result<bool, Error> {
+    usable(found, path, how).map(|found| found == Found::Ours(NEWEST))
 }
 
 /// Leaves word in the file of the bound that its triggers go by, if one was set. Returns what counts.
@@ -125,12 +169,16 @@ fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Er
     if found == Found::Ours(NEWEST) {
         return Ok(());
     }
-    transaction.execute_batch(NEW).map_err(sql)?;
-    if found == Found::Ours(1) {
-        transaction.execute_batch(FROM_1).map_err(sql)?;
+    let steps: &[&str] = match found {
+        Found::Ours(2) => &[FROM_2],
+        Found::Ours(_) => &[NEW, FROM_1, DOORS],
+        Found::Empty | Found::Others => &[NEW, DOORS],
+    };
+    for step in steps {
+        transaction.execute_batch(step).map_err(sql)?;
     }
-    transaction.execute_batch(DOORS).map_err(sql)?;
-    if found != Found::Others {
+    // From version 2 on these may be the user's.
+    if matches!(found, Found::Empty | Found::Ours(1)) {
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
         // Those of version 1 look there, and leave alone what is newer.
         transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
@@ -160,7 +208,7 @@ fn usable(found: Found, path: &Path, how: &How) -> Result<Found, Error> {
     }
 }
 
-fn found(connection: &Connection) -> rusqlite::Result<Found> {
+pub(super) fn found(connection: &Connection) -> rusqlite::Result<Found> {
     let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     if ask("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'tidegate_meta'")? > 0 {
         return ask("SELECT version FROM tidegate_meta").map(Found::Ours);

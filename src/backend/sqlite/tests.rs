@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
+use super::store::time_of;
 use super::*;
 use crate::error::ErrorKind;
 use crate::inspect::JobState;
 
 /// A file in a folder of its own, which goes with it.
-struct File(PathBuf);
+pub(super) struct File(pub(super) PathBuf);
 
 impl File {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("tidegate-lib-{}-{number}", std::process::id()));
@@ -22,13 +23,13 @@ impl File {
         Self(folder.join("jobs.sqlite"))
     }
 
-    fn open(&self) -> Sqlite {
+    pub(super) fn open(&self) -> Sqlite {
         let builder = Sqlite::builder(&self.0).durability(Durability::Normal);
         builder.busy_timeout(Duration::from_millis(50)).open().expect("a file")
     }
 
     /// A connection of somebody else's.
-    fn connect(&self) -> Connection {
+    pub(super) fn connect(&self) -> Connection {
         Connection::open(&self.0).expect("a file")
     }
 }

@@ -10,7 +10,7 @@ mod view;
 pub(crate) use self::args::{EXITS, JobsArgs, MORE};
 use self::args::{JobsCommand, ListArgs};
 use self::change::{Change, change};
-use super::store::{Missing, Store};
+use super::store::{Purpose, Store};
 use super::{Exit, refuse};
 
 /// Does what `args` ask for.
@@ -22,7 +22,11 @@ fn carry_out(args: &JobsArgs) -> Result<Exit, Exit> {
     if args.command.is_some() && args.list != ListArgs::default() {
         return Err(refuse(Exit::Usage, "the options of `jobs list` stand after its name"));
     }
-    let store = Store::open(&args.source, Missing::Refuse)?;
+    let purpose = match &args.command {
+        None | Some(JobsCommand::List(_) | JobsCommand::Show(_)) => Purpose::Look,
+        Some(_) => Purpose::Change,
+    };
+    let store = Store::open(&args.source, purpose)?;
     match &args.command {
         None => list::list(&store, &args.list, args.json),
         Some(JobsCommand::List(list)) => list::list(&store, list, args.json),

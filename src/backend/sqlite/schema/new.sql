@@ -1,11 +1,11 @@
--- The tables of version 2, which a new file gets at once. All names have a prefix, so that the file may hold its user's
+-- The tables of version 3, which a new file gets at once. All names have a prefix, so that the file may hold its user's
 -- own tables beside ours.
 --
 -- States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead, 4 done. Times are nanoseconds since 1970. `rank` is
 -- the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed job
 -- becomes ready, when a lease runs out, when one that is done is deleted.
 CREATE TABLE tidegate_meta (version INTEGER NOT NULL, max_payload INTEGER NOT NULL) STRICT;
-INSERT INTO tidegate_meta VALUES (2, 16777216);
+INSERT INTO tidegate_meta VALUES (3, 16777216);
 CREATE TABLE tidegate_counters (
     seq INTEGER NOT NULL,
     done INTEGER NOT NULL,
@@ -43,6 +43,9 @@ CREATE TABLE tidegate_jobs (
     payload BLOB NOT NULL
 ) STRICT;
 CREATE INDEX tidegate_jobs_ready ON tidegate_jobs (queue, kind, rank, ord) WHERE state = 0;
+-- Those that were in another state before. Most jobs never are here, and pay nothing for it: of the others the id says
+-- when they came.
+CREATE INDEX tidegate_jobs_moved ON tidegate_jobs (queue, kind, entered) WHERE state = 0 AND entered <> id;
 CREATE INDEX tidegate_jobs_delayed ON tidegate_jobs (due, ord) WHERE state = 1;
 CREATE INDEX tidegate_jobs_leased ON tidegate_jobs (due, id) WHERE state = 2;
 CREATE INDEX tidegate_jobs_dead ON tidegate_jobs (entered) WHERE state = 3;

@@ -6,7 +6,8 @@
 //! 1. A row's state, `due` and order are changed together, by the few statements here.
 //! 2. `seq` only grows, and whoever takes a number from it has it alone: ids, order and tokens come from there. So
 //!    an old tag can't match, even if its job is still there (P5).
-//! 3. Every operation first lets time have its effect ([`Txn::advance`]).
+//! 3. Every operation that may write first lets time have its effect ([`Txn::advance`]); who only reads sees what that
+//!    would be ([`View`]).
 
 /// What [`stand`] reads. Macros, so that no text of a statement is put together while a transaction runs.
 macro_rules! stand_columns {
@@ -26,7 +27,7 @@ macro_rules! job_columns {
 /// What the view of a stored job reads after that.
 macro_rules! view_columns {
     () => {
-        "state, attempts, since, last_error, due, cancelled"
+        "state, attempts, since, last_error, due, cancelled, lapses, completed"
     };
 }
 
@@ -34,13 +35,16 @@ mod admit;
 mod deliver;
 mod ended;
 mod history;
+mod list;
 mod manage;
 mod sole;
 mod time;
 mod unique;
+mod view;
 
 pub(super) use deliver::Handed;
 pub(crate) use sole::Standing;
+pub(super) use view::View;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -328,16 +332,6 @@ impl<'a> Txn<'a> {
             DONE => self.counters.kept -= 1,
             _ => {}
         }
-    }
-}
-
-fn state_number(state: JobState) -> i64 {
-    match state {
-        JobState::Ready => READY,
-        JobState::Delayed => DELAYED,
-        JobState::Leased => LEASED,
-        JobState::Dead => DEAD,
-        JobState::Done => DONE,
     }
 }
 
