@@ -166,7 +166,10 @@ impl SqliteBuilder {
     }
 
     /// For how long to wait for other processes that have locked the file, before it fails with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s. It should be
+    /// below the [`call_timeout`](crate::ReconnectPolicy::call_timeout) of the workers. Nothing is lost if it is not: a
+    /// settlement that a worker has given up waiting for is applied once the file is free, and the worker, trying again,
+    /// hears so.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.how.busy_timeout = timeout;
         self

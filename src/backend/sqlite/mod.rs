@@ -61,6 +61,7 @@ mod sole;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unheard;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -76,11 +77,12 @@ use tokio_util::sync::CancellationToken;
 use self::config::Running;
 pub use self::config::{Clock, Durability, SqliteBuilder};
 pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
-use self::gate::{Gate, Lasts};
+use self::gate::{Gate, Lasts, Late};
 use self::reader::Reader;
 pub use self::reader::SqliteReader;
 pub(crate) use self::store::Standing;
 use self::store::{Handed, Time, Txn, moment};
+use self::unheard::Unheard;
 use super::Backend;
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
@@ -98,8 +100,10 @@ pub(super) const SCHEME: &str = "sqlite";
 /// A handle: clones are cheap and share the file's connections, which are closed with the last of them. Nothing runs
 /// in the background: the blocking pool of the runtime that asks does the work.
 ///
-/// All verbs must be called within a tokio runtime. Dropping one of their futures does not undo what it has begun; a
-/// fetch that is dropped gives its jobs back, unless the process ends first.
+/// All verbs must be called within a tokio runtime. When one of their futures is dropped, what has begun is done to its
+/// end, and what has not begun (it waits for others, or for a file that is locked) is never done. There are two
+/// exceptions: a fetch gives back the jobs that it has taken, unless the process ends first; and a settlement is applied
+/// in any case, since its job has run.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::Error> {
@@ -125,6 +129,7 @@ struct Shared {
     watch_every: Duration,
     clock: Running,
     reader: Arc<Reader>,
+    unheard: Unheard,
 }
 
 impl fmt::Debug for Sqlite {
@@ -160,16 +165,10 @@ impl Sqlite {
         let lease_ttl = settings.lease_ttl;
         let gate = Gate::new(writer, how.durability, settings);
         let watcher = Mutex::new(watcher);
-        Self(Arc::new(Shared {
-            gate,
-            watcher,
-            path,
-            lease_ttl,
-            max_payload_bytes,
-            watch_every,
-            clock,
-            reader,
-        }))
+        let unheard = Unheard::default();
+        let shared =
+            Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, clock, reader, unheard };
+        Self(Arc::new(shared))
     }
 
     /// What a worker needs to take jobs from here.
@@ -198,7 +197,7 @@ impl Sqlite {
         act: impl FnOnce(&mut Txn<'_>, Time) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let now = self.now();
-        self.0.gate.pass(doing, Lasts::ForGood, move |txn| act(txn, now), drop).await
+        self.0.gate.pass(doing, Lasts::ForGood, Late::Skip, move |txn| act(txn, now), drop).await
     }
 
     /// Takes what is there, or says when to look again.
@@ -207,7 +206,8 @@ impl Sqlite {
         let this = self.clone();
         let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
         let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
-        let (handed, next) = self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, act, unheard).await?;
+        let (handed, next) =
+            self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, Late::Skip, act, unheard).await?;
         Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
     }
 
@@ -274,9 +274,15 @@ impl Source for Sqlite {
         }
     }
 
+    /// # Cancel safety
+    /// Dropped, it is applied all the same, if by then the lease still runs. Who tries again is told that it is
+    /// settled, and not that it is stale.
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
-        let settled = settled.to_vec();
-        self.pass("settling jobs", move |txn, now| txn.settle(now, &settled)).await
+        let (settled, now, this) = (settled.to_vec(), self.now(), self.clone());
+        let unheard = move |(stale, settled): (Stale, Vec<Settled>)| this.0.unheard.note(&settled, &stale);
+        let act = move |txn: &mut Txn<'_>| txn.settle(now, &settled).map(|stale| (stale, settled));
+        let (stale, _) = self.0.gate.pass("settling jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
+        Ok(self.0.unheard.without(stale))
     }
 
     fn fuses(&self) -> bool {
@@ -284,22 +290,28 @@ impl Source for Sqlite {
     }
 
     /// # Cancel safety
-    /// Dropped while it is at it, it gives back what it takes; what was settled stays settled.
+    /// Dropped, it settles all the same, as [`settle`](Self::settle) does; it takes nothing any more, or gives back what
+    /// it took.
     async fn exchange(
         &self,
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
+        type Done = (Stale, Vec<Handed>, Vec<Settled>);
         let (sent_at, now) = (Instant::now(), self.now());
         let (settled, wanted, this) = (settled.to_vec(), wanted.clone(), self.clone());
-        let unheard = move |(_, handed): (Stale, Vec<Handed>)| this.give_back(&handed);
+        let unheard = move |(stale, handed, settled): Done| {
+            this.0.unheard.note(&settled, &stale);
+            this.give_back(&handed);
+        };
         let act = move |txn: &mut Txn<'_>| {
             let stale = txn.settle(now, &settled)?;
-            txn.fetch(now, &wanted).map(|(handed, _)| (stale, handed))
+            let handed = if txn.is_heard() { txn.fetch(now, &wanted)?.0 } else { Vec::new() };
+            Ok((stale, handed, settled))
         };
-        let (stale, handed) =
-            self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, act, unheard).await?;
-        Ok((stale, self.deliveries(handed, sent_at)))
+        let (stale, handed, _) =
+            self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
+        Ok((self.0.unheard.without(stale), self.deliveries(handed, sent_at)))
     }
 }
 
@@ -309,7 +321,7 @@ impl Renew for Sqlite {
         let tags = tags.to_vec();
         let now = self.now();
         let act = move |txn: &mut Txn<'_>| txn.renew(now, &tags);
-        self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, act, drop).await
+        self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, Late::Skip, act, drop).await
     }
 }
 

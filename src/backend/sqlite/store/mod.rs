@@ -99,6 +99,8 @@ pub(super) struct Txn<'a> {
     effects: Effects,
     /// Up to when time has had its effect, in this part.
     advanced: Option<Time>,
+    /// Whether anybody waits for what is being done.
+    heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +230,17 @@ impl<'a> Txn<'a> {
             stored: counters,
             effects,
             advanced: None,
+            heard: true,
         })
+    }
+
+    /// Whether anybody waits for what follows.
+    pub(super) fn set_heard(&mut self, heard: bool) {
+        self.heard = heard;
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard
     }
 
     /// What follows can be undone by itself.
