@@ -3,6 +3,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/fed.rs"]
+mod fed;
 #[path = "sqlite/folder.rs"]
 mod folder;
 #[path = "commands/support.rs"]

@@ -89,8 +89,8 @@ impl Store {
             return Err(refuse(
                 Exit::Unavailable,
                 format!(
-                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
-                     enqueue` makes one)"
+                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE, or a daemon's \
+                     configuration with --config or TIDEGATE_CONFIG (`tidegate enqueue` makes one)"
                 ),
             ));
         }

@@ -199,8 +199,8 @@ async fn what_nobody_wants_any_more_is_not_begun() {
     let file = File::new();
     let jobs = file.open();
     let waits = push(&jobs, "waits").await.expect("enqueued")[0].id().clone();
+    let before = lock(&jobs.0.gate.connection).total_changes();
     let held = lock(&jobs.0.gate.connection);
-    let before = held.total_changes();
     for dropped in [push(&jobs, "late").map(drop).boxed(), jobs.cancel(&waits).map(drop).boxed()] {
         assert!(dropped.now_or_never().is_none(), "it is left at the gate, and dropped here");
     }

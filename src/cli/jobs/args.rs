@@ -97,6 +97,21 @@ pub(super) enum JobsCommand {
     DeleteDead(DeleteArgs),
 }
 
+impl JobsCommand {
+    /// As it stands on the command line.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::List(_) => "list",
+            Self::Show(_) => "show",
+            Self::Retry(_) => "retry",
+            Self::Cancel(_) => "cancel",
+            Self::Delete(_) => "delete",
+            Self::RequeueDead(_) => "requeue-dead",
+            Self::DeleteDead(_) => "delete-dead",
+        }
+    }
+}
+
 /// The states by the names that are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum StateName {
