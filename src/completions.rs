@@ -89,12 +89,15 @@ struct Pace {
     reported: AtomicUsize,
     /// How many attempts were running when the loop looked last.
     running: AtomicUsize,
+    /// An exchange with the source takes longer than a turn, so that one for all is better than two for a half each.
+    slow_source: AtomicBool,
 }
 
 impl Pace {
-    /// Whether a turn is worth its while: at least half of what runs has reported.
+    /// Whether a turn is worth its while: at least half of what runs has reported, or all of it if the source is slow.
     fn is_worth_while(&self) -> bool {
-        self.reported.load(Ordering::Relaxed) * 2 >= self.running.load(Ordering::Relaxed)
+        let part = if self.slow_source.load(Ordering::Relaxed) { 1 } else { 2 };
+        self.reported.load(Ordering::Relaxed) * part >= self.running.load(Ordering::Relaxed)
     }
 
     /// Lets others go first, as long as that may spare a wake-up or a turn.
@@ -221,6 +224,10 @@ impl Completions {
         let now =
             !pace.hot.load(Ordering::Relaxed) || pace.urgent.load(Ordering::Relaxed) || pace.is_worth_while();
         waits && now
+    }
+
+    pub(crate) fn set_slow_source(&self, slow: bool) {
+        self.pace.slow_source.store(slow, Ordering::Relaxed);
     }
 
     pub(crate) fn set_hot(&self, hot: bool) {

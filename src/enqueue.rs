@@ -207,9 +207,12 @@ pub struct Unique {
 /// For how long a unique key is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// While the job waits; free again from the moment that it is handed to a worker (and taken once more
-    /// if it has to be retried, unless another has taken it meanwhile: then both are kept, and the key is taken
-    /// for as long as any of them waits).
+    /// While the job waits; free again from the moment that it is handed to a worker, and taken once more if it has to
+    /// wait again: it is to be retried, was handed back, or its lease ran out.
+    ///
+    /// If another has taken the key meanwhile, what counts is what that one asked for. With [`Clash::KeepFirst`] both
+    /// are kept, since nobody asked for anything to be replaced, and the key is taken for as long as any of them
+    /// waits. With [`Clash::ReplacePayload`] the older one is superseded.
     WhileQueued,
     /// Until it is done or in the dead letters.
     UntilDone,
@@ -223,8 +226,21 @@ pub enum Clash {
     /// It is dropped: the first one stands for both.
     KeepFirst,
     /// Its payload replaces that of the first one while that still waits: newest payload wins. If the first
-    /// one is already running, the second is dropped under [`Window::UntilDone`] and
-    /// [`Window::For`].
+    /// one is already running, the second is dropped under [`Window::UntilDone`] and [`Window::For`] as long as that
+    /// holds the key, and a job of its own where the key is free.
+    ///
+    /// **No older payload is handed out after a newer one.** Once the newer one is taken in, whatever is with a worker
+    /// under the same kind and key is *superseded*, whatever was asked for with it: it may be done where it runs, or go
+    /// to the dead letters, but it is not tried again. Where it would have had to wait once more it ends instead, also
+    /// if the newer job is done by then, or was cancelled or deleted: it is the newest that anybody wanted. Others that
+    /// wait beside the one whose payload is replaced are superseded at once. A superseded job is neither done nor dead;
+    /// [`Counts::superseded`](crate::Counts) counts it, and where finished jobs are kept it is kept like them, with its
+    /// history and [who took its place](crate::StoredJob::superseded_by). Whoever requeues a dead job brings it back
+    /// all the same.
+    ///
+    /// What it does not do: it stops no job that runs, nor one that was fetched ahead and has not begun, and under
+    /// [`Window::WhileQueued`] the newer one may run beside it. A job that has waited for longer than its
+    /// [`Window::For`] is a job of its own and stays: else a queue slower than the period would never run any.
     ReplacePayload,
 }
 

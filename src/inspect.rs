@@ -123,8 +123,11 @@ pub struct Counts {
     pub dead: u64,
     /// Finished since the backend was opened, or for as long as it keeps account.
     pub done: u64,
-    /// Of those, how many are still kept to be looked at.
+    /// Of those and of the superseded, how many are still kept to be looked at.
     pub kept: u64,
+    /// Ended without being done since a newer job had taken their place ([`Clash::ReplacePayload`](crate::Clash)), for
+    /// as long as `done` is counted. They are not among the done.
+    pub superseded: u64,
     /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is.
     pub ready_since: Option<SystemTime>,
 }
@@ -186,6 +189,9 @@ pub struct StoredJob {
     pub due: Option<SystemTime>,
     /// It is with a worker, who is to be told to cancel it.
     pub cancel_requested: bool,
+    /// The newer job that has taken its place ([`Clash::ReplacePayload`](crate::Clash)): a job that is with a worker
+    /// is not tried again, and a finished one was not done.
+    pub superseded_by: Option<JobId>,
     /// Where it stands in the list that it was found in; of a job that was found by its id it says nothing.
     pub position: Position,
 }
@@ -193,8 +199,17 @@ pub struct StoredJob {
 impl StoredJob {
     /// A view of `job`. For backends.
     pub fn new(job: Arc<Job>, state: JobState, attempts: u32, since: SystemTime) -> Self {
-        let position = Position::default();
-        Self { job, state, attempts, last_error: None, since, due: None, cancel_requested: false, position }
+        Self {
+            job,
+            state,
+            attempts,
+            last_error: None,
+            since,
+            due: None,
+            cancel_requested: false,
+            superseded_by: None,
+            position: Position::default(),
+        }
     }
 }
 
@@ -210,6 +225,8 @@ pub struct PastAttempt {
     pub ended_at: SystemTime,
     /// What it came to.
     pub end: AttemptEnd,
+    /// For [`AttemptEnd::Superseded`]: the job that has taken the place of this one.
+    pub superseded_by: Option<JobId>,
     /// Why, if it did not succeed.
     pub error: Option<Arc<str>>,
     /// What the handler left to be kept with it ([`Context::keep_output`](crate::Context::keep_output)).
@@ -219,7 +236,7 @@ pub struct PastAttempt {
 impl PastAttempt {
     /// An attempt without error and output. For backends.
     pub fn new(attempt: u32, started_at: SystemTime, ended_at: SystemTime, end: AttemptEnd) -> Self {
-        Self { attempt, started_at, ended_at, end, error: None, output: None }
+        Self { attempt, started_at, ended_at, end, superseded_by: None, error: None, output: None }
     }
 }
 
@@ -237,6 +254,8 @@ pub enum AttemptEnd {
     Released,
     /// Nobody settled it before its lease ran out.
     Lapsed,
+    /// It failed, was handed back or lapsed, and the job is not tried again: a newer one has taken its place.
+    Superseded,
 }
 
 /// A job in flight in a worker.

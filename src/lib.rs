@@ -57,7 +57,7 @@ mod completions;
 pub mod context;
 pub mod enqueue;
 pub mod error;
-#[cfg(any(all(test, feature = "cli"), feature = "fuzzing"))]
+#[cfg(any(all(test, feature = "cli", feature = "redis"), feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handler;

@@ -18,6 +18,8 @@ mod ending;
 mod flow;
 #[path = "each/output.rs"]
 mod output;
+#[path = "each/read_only.rs"]
+mod read_only;
 #[path = "each/records.rs"]
 mod records;
 #[path = "each/refusals.rs"]

@@ -10,7 +10,7 @@ mod faults;
 mod file;
 #[path = "sqlite/flat.rs"]
 mod flat;
-#[path = "sqlite/fleet.rs"]
+#[path = "sqlite/fleet/mod.rs"]
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;

@@ -4,6 +4,8 @@
 //! what is missing is refused with an error that names the backend and the verb, never done by halves.
 
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
@@ -140,6 +142,12 @@ impl From<Backend> for Intake {
 /// The schemes that this build knows, with the form of their URLs.
 const SCHEMES: &[(&str, &str)] = &[
     (memory::SCHEME, "memory:"),
+    #[cfg(feature = "redis")]
+    ("redis", "redis://HOST:PORT/DATABASE"),
+    #[cfg(feature = "redis")]
+    ("rediss", "rediss://HOST:PORT/DATABASE"),
+    #[cfg(feature = "redis")]
+    ("redis+unix", "redis+unix:///PATH"),
     #[cfg(feature = "sqlite")]
     (sqlite::SCHEME, "sqlite:PATH"),
 ];
@@ -149,6 +157,7 @@ const SCHEMES: &[(&str, &str)] = &[
 /// | URL | backend |
 /// |---|---|
 /// | `memory:` | a new, empty [`Memory`] with its defaults; each call makes another |
+/// | `redis://HOST:PORT/DATABASE` | the jobs on this Redis or Valkey server, in Sidekiq's layout (feature `redis`); `rediss:` with TLS, `redis+unix:///PATH` by a socket |
 /// | `sqlite:PATH` | the jobs in this file, which is made if it is not there (feature `sqlite`); `sqlite:///PATH` too |
 ///
 /// Opening connects to no server yet: that one can't be reached is found when the backend is used. A file is opened.
@@ -170,6 +179,8 @@ pub fn open(url: &str) -> Result<Backend, Error> {
             }
             Ok(Memory::new().backend())
         }
+        #[cfg(feature = "redis")]
+        _ if redis::SCHEMES.contains(&scheme) => Ok(redis::Redis::open(url)?.backend()),
         #[cfg(feature = "sqlite")]
         sqlite::SCHEME => {
             let path = path_in(rest).ok_or_else(|| {

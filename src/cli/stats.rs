@@ -35,7 +35,8 @@ delayed    wait for their time: a delay, or the next attempt
 leased     are with a worker
 dead       failed for good or cancelled, and are kept to be looked at
 done       have finished since the queue was made
-kept       of those, how many can still be looked at
+kept       of those that have ended, how many can still be looked at
+superseded  have made way for a newer job (enqueue --replace), if any have
 
 Examples:
   How is it going?
@@ -47,7 +48,8 @@ Examples:
 
 With --json it is one line:
   {\"at\":\"2030-01-31T13:05:06.5Z\",\"ready\":12,\"delayed\":0,\"leased\":4,
-   \"dead\":1,\"done\":1017,\"kept\":0,\"oldest_ready_seconds\":3.2}
+   \"dead\":1,\"done\":1017,\"kept\":0,\"superseded\":0,
+   \"oldest_ready_seconds\":3.2}
 with null for the last field when no job is ready.
 ";
 
@@ -85,6 +87,7 @@ struct Line {
     dead: u64,
     done: u64,
     kept: u64,
+    superseded: u64,
     oldest_ready_seconds: Option<f64>,
 }
 
@@ -134,14 +137,14 @@ fn heads() -> String {
 
 impl Stats {
     fn json(&self) -> Line {
-        let Counts { ready, delayed, leased, dead, done, kept, .. } = self.counts;
+        let Counts { ready, delayed, leased, dead, done, kept, superseded, .. } = self.counts;
         let oldest_ready_seconds = self.oldest.map(|oldest| oldest.as_millis() as f64 / 1e3);
-        Line { at: utc(self.at), ready, delayed, leased, dead, done, kept, oldest_ready_seconds }
+        Line { at: utc(self.at), ready, delayed, leased, dead, done, kept, superseded, oldest_ready_seconds }
     }
 
     /// A line for each figure.
     fn table(&self) -> String {
-        let Counts { ready, delayed, leased, dead, done, kept, .. } = self.counts;
+        let Counts { ready, delayed, leased, dead, done, kept, superseded, .. } = self.counts;
         let oldest = self.oldest.map(|oldest| format!("  the first for {}", age(oldest)));
         let kept = (kept > 0).then(|| format!("  {} kept", count(kept)));
         let rows = [
@@ -150,11 +153,15 @@ impl Stats {
             ("leased", leased, None),
             ("dead", dead, None),
             ("done", done, kept),
+            ("superseded", superseded, None),
         ];
+        // Most queues never have one that is superseded.
+        let shown = rows.into_iter().take(if superseded > 0 { 6 } else { 5 });
         let row = |(name, figure, more): (&str, u64, Option<String>)| {
-            format!("{name:<8} {:>11}{}\n", count(figure), more.unwrap_or_default())
+            let width = 20 - name.len();
+            format!("{name}{:>width$}{}\n", count(figure), more.unwrap_or_default())
         };
-        rows.into_iter().map(row).collect()
+        shown.map(row).collect()
     }
 
     /// All figures on one line.
@@ -187,8 +194,11 @@ mod tests {
             line.ends_with("      1,234          0          4          1  10,000,000         3s\n"),
             "{line}"
         );
-        let json = r#"{"at":"2026-01-30T12:00:00Z","ready":1234,"delayed":0,"leased":4,"dead":1,"done":10000000,"kept":7,"oldest_ready_seconds":3.25}"#;
+        let json = r#"{"at":"2026-01-30T12:00:00Z","ready":1234,"delayed":0,"leased":4,"dead":1,"done":10000000,"kept":7,"superseded":0,"oldest_ready_seconds":3.25}"#;
         assert_eq!(String::from_utf8(json_line(&stats.json())).unwrap(), format!("{json}\n"));
+        let mut stats = stats;
+        stats.counts.superseded = 12;
+        assert!(stats.table().ends_with("done      10,000,000  7 kept\nsuperseded        12\n"));
         let none = Stats { oldest: None, ..stats };
         assert!(none.table().starts_with("ready          1,234\n") && none.line().ends_with(" -\n"));
     }

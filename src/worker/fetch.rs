@@ -308,7 +308,7 @@ impl Loop {
             }
             let timeout = delivery.job.timeout.or(kind.timeout);
             let run = self.spare.take(delivery, timeout);
-            let flight = Flight { run, kind, since: now, stage: Stage::Ready, _permit: permit };
+            let flight = Flight { run, kind, since: now, stage: Stage::Ready, answer: 0, _permit: permit };
             let place = self.flights.insert(flight);
             self.entered.push(place);
             match refusal {
@@ -430,6 +430,7 @@ impl Loop {
         }
         let deadline = run.deadline_from(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
+        flight.answer = self.unsettled.gathering.began();
         self.starting.push(Next { place, kind: flight.kind.number, run });
         self.stats.started += 1;
         if let Some(at) = deadline {

@@ -31,6 +31,8 @@ pub(crate) struct Flight {
     pub(crate) kind: Arc<KnownKind>,
     pub(crate) since: Instant,
     pub(crate) stage: Stage,
+    /// Which answer of the source brought the attempt, for who [gathers](crate::worker::settle::Gathering) settlements.
+    pub(crate) answer: u64,
     /// The place in the bound; freed with the flight (P1).
     pub(crate) _permit: Permit,
 }

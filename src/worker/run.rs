@@ -228,6 +228,7 @@ impl Loop {
         let running = |flight: &&mut Flight| matches!(flight.stage, Stage::Running { .. });
         // One that was taken back has been settled already, even if its task is dropped after that.
         let Some(flight) = self.flights.get_mut(place).filter(running) else { return };
+        self.unsettled.gathering.ended(flight.answer, run_time);
         if matches!(end, End::Dropped) {
             // No job can run there any more.
             tracing::error!("the runtime that jobs run on has been shut down: the worker stops");

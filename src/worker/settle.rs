@@ -6,6 +6,7 @@
 //! go one by one, so that one bad settlement does not hold up its neighbours.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,6 +25,15 @@ use crate::worker::run::Loop;
 /// The most settlements that one call carries: keeps one exchange short whatever the bound is.
 const MAX_BATCH: usize = 1024;
 
+/// For how long settlements wait at most for those of jobs that have just begun: the timers' finest time.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// By how much an exchange must outlast jobs, so that gathering these costs little.
+const SHORT: u32 = 4;
+
+/// An exchange that takes as long as this, several turns of the loop, goes to a disk or over a network.
+const SLOW_EXCHANGE: Duration = Duration::from_micros(50);
+
 /// The settlements that wait, by place, and the pace of trying again.
 #[derive(Default)]
 pub(crate) struct Unsettled {
@@ -31,6 +41,50 @@ pub(crate) struct Unsettled {
     failures: u32,
     not_before: Option<Instant>,
     one_by_one: usize,
+    pub(crate) gathering: Gathering,
+}
+
+/// Whether what has ended waits for what has just begun. Where an exchange takes far longer than a job, two parts of the
+/// jobs would otherwise take turns for good: one runs while the other is being settled, and each exchange carries half
+/// of what it might.
+#[derive(Default)]
+pub(crate) struct Gathering {
+    /// Which answer brought the attempts that begin now.
+    answer: u64,
+    /// How many of these have not ended.
+    fresh: usize,
+    until: Option<Instant>,
+    /// The longest run that ended since the answer before.
+    longest: Duration,
+}
+
+impl Gathering {
+    /// An exchange was answered that took so long. What it brought begins from now on.
+    fn answered(&mut self, took: Duration, now: Instant) {
+        let short = took >= SLOW_EXCHANGE && self.longest < took / SHORT;
+        self.until = short.then(|| now + GATHERING);
+        self.answer += 1;
+        (self.fresh, self.longest) = (0, Duration::ZERO);
+    }
+
+    /// An attempt begins. Returns to which answer it belongs.
+    pub(crate) fn began(&mut self) -> u64 {
+        self.fresh += 1;
+        self.answer
+    }
+
+    /// An attempt has ended that belongs to this answer.
+    pub(crate) fn ended(&mut self, answer: u64, run_time: Duration) {
+        self.longest = self.longest.max(run_time);
+        if answer == self.answer {
+            self.fresh = self.fresh.saturating_sub(1);
+        }
+    }
+
+    /// Until when what has ended waits for others, if it does.
+    fn until(&self) -> Option<Instant> {
+        self.until.filter(|_| self.fresh > 0)
+    }
 }
 
 /// A batch under way, and later its answer. The vectors go round, so that a batch allocates nothing.
@@ -46,6 +100,8 @@ pub(crate) struct Batch {
     fetched: Vec<Delivery>,
     /// The source can do both in one exchange.
     fuses: bool,
+    /// When it was sent.
+    sent_at: Option<Instant>,
     /// No session can be had any more, for a reason that waiting does not mend.
     pub(crate) no_session: bool,
 }
@@ -83,12 +139,12 @@ impl Unsettled {
 
     /// When the next batch may go; `None` when nothing waits or it may go now.
     pub(crate) fn not_before(&self) -> Option<Instant> {
-        if self.waiting.is_empty() { None } else { self.not_before }
+        if self.waiting.is_empty() { None } else { self.not_before.max(self.gathering.until()) }
     }
 
     /// Whether a batch may go at `now`.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        !self.waiting.is_empty() && self.not_before.is_none_or(|at| at <= now)
+        !self.waiting.is_empty() && self.not_before.max(self.gathering.until()).is_none_or(|at| at <= now)
     }
 
     /// Takes the places of the next batch, if one may go at `now`.
@@ -180,6 +236,7 @@ impl Loop {
         if !self.unsettled.next(now, &mut batch.places) {
             return false;
         }
+        batch.sent_at = Some(now);
         batch.settled.clear();
         batch.places.retain(|place| match self.flights.get(*place).map(|flight| &flight.stage) {
             Some(Stage::Settling(settled)) => {
@@ -204,6 +261,11 @@ impl Loop {
     pub(crate) fn settled(&mut self, mut batch: Batch, answer: Result<Stale, Error>, now: Instant) -> Batch {
         self.fetcher.expect_nothing();
         self.fetcher.fuses |= batch.fuses;
+        if let Some(sent_at) = batch.sent_at.filter(|_| batch.fuses) {
+            let took = now.duration_since(sent_at);
+            self.completions.set_slow_source(took >= SLOW_EXCHANGE);
+            self.unsettled.gathering.answered(took, now);
+        }
         for place in std::mem::take(&mut batch.lost) {
             self.give_up(place);
         }

@@ -1,5 +1,6 @@
 //! What a test gets: a fresh store, what it can do, and short words for what tests do with it.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,8 +26,10 @@ pub(crate) struct Features {
     pub(crate) unique: bool,
     /// Quotas of kinds are kept. A source that can't ignores them, and the worker hands back what is too much.
     pub(crate) quotas: bool,
-    /// Jobs of one queue come in order, and one that was handed back keeps its place.
+    /// Jobs of one queue come in the order in which they went in, and one that was handed back is the next.
     pub(crate) order: bool,
+    /// A job has its place by when it became available, not by when it was put there.
+    pub(crate) places: bool,
     /// Attempts that have ended can be looked at.
     pub(crate) history: bool,
     /// Settles and takes in one exchange. A source that can't does one after the other.
@@ -41,6 +44,7 @@ impl Features {
         unique: true,
         quotas: true,
         order: true,
+        places: true,
         history: true,
         exchange: true,
     };
@@ -82,8 +86,19 @@ pub(crate) fn job(payload: &str) -> NewJob {
     NewJob::new("kind", payload.to_owned())
 }
 
+std::thread_local! {
+    /// What a test calls a second is a real one on a paused clock, and a part of one where time really has to pass.
+    static SCALE: Cell<u32> = const { Cell::new(1) };
+}
+
+/// From now on, in this test, a second is the `part`-th part of one.
+pub(crate) fn shorten_seconds(part: u32) {
+    SCALE.set(part);
+}
+
+/// Each test has a thread of its own, on which all its tasks run.
 pub(crate) fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
+    Duration::from_secs(count) / SCALE.get()
 }
 
 /// A request for at most `max` that does not wait.

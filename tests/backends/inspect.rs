@@ -100,6 +100,7 @@ pub(crate) async fn a_list_shows_only_what_is_asked_for(f: Fixture) {
     let mut ids = Vec::new();
     for (kind, queue) in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("b", "y"), ("a", "x")] {
         ids.push(f.push(NewJob::new(kind, "").queue(queue)).await);
+        f.pass(Duration::from_millis(2)).await; // some tell times by the millisecond
     }
     let all = || JobQuery::new(JobState::Ready, 9);
     let cases: [(JobQuery, &[usize]); 9] = [
@@ -129,12 +130,14 @@ pub(crate) async fn a_list_goes_on_behind_a_job_whatever_becomes_of_it(f: Fixtur
     needs!(f, verb inspect);
     needs!(f, verb manage);
     needs!(f, delayed);
-    let payloads: Vec<String> = (0..7).map(|number| number.to_string()).collect();
-    let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
-    let ready = f.push_all(&payloads).await;
-    let mut delayed = Vec::new();
+    let (mut ready, mut delayed) = (Vec::new(), Vec::new());
+    for number in 0..7 {
+        ready.push(f.push(job(&number.to_string())).await);
+        f.pass(Duration::from_millis(2)).await; // some tell times by the millisecond
+    }
     for wait in [70, 20, 50, 20] {
         delayed.push(f.push(job("later").delay(secs(wait))).await);
+        f.pass(Duration::from_millis(2)).await;
     }
     for (state, all, max) in [
         (JobState::Ready, ready.clone(), 2),
@@ -180,7 +183,9 @@ pub(crate) async fn a_job_says_until_when_it_stays_where_it_is(f: Fixture) {
     };
     is_about(due_in().await, secs(5));
     f.pass(secs(5) + f.slack).await;
-    assert_eq!(due_in().await, None, "it is ready");
+    if f.has.places {
+        assert_eq!(due_in().await, None, "it is ready");
+    }
     let delivery = f.one().await;
     is_about(due_in().await, f.ttl);
     f.pass(secs(7)).await;

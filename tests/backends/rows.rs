@@ -10,14 +10,14 @@ use crate::fixture::{Features, Fixture, secs};
 /// Timers fire at the next millisecond.
 const PAUSED_SLACK: Duration = Duration::from_millis(5);
 
-pub(crate) async fn memory() -> Fixture {
+pub(crate) async fn memory() -> Option<Fixture> {
     let ttl = secs(30);
     let memory = Memory::builder().lease_ttl(ttl).crash_limit(3).build().expect("good settings");
     let has = Features { history: false, ..Features::ALL };
-    Fixture::of(memory.backend(), has, ttl, PAUSED_SLACK).await
+    Some(Fixture::of(memory.backend(), has, ttl, PAUSED_SLACK).await)
 }
 
-pub(crate) async fn crippled() -> Fixture {
+pub(crate) async fn crippled() -> Option<Fixture> {
     let has = Features {
         leases: false,
         delayed: false,
@@ -25,15 +25,16 @@ pub(crate) async fn crippled() -> Fixture {
         unique: false,
         quotas: false,
         order: true,
+        places: true,
         history: false,
         exchange: false,
     };
-    Fixture::of(cripple(&Memory::new()), has, secs(30), PAUSED_SLACK).await
+    Some(Fixture::of(cripple(&Memory::new()), has, secs(30), PAUSED_SLACK).await)
 }
 
 /// A file in a folder of its own, which goes with the test.
 #[cfg(feature = "sqlite")]
-pub(crate) async fn sqlite() -> Fixture {
+pub(crate) async fn sqlite() -> Option<Fixture> {
     use tidegate::backend::sqlite::{Clock, Durability, Sqlite};
     let ttl = secs(30);
     let folder = crate::folder::Folder::new();
@@ -46,5 +47,30 @@ pub(crate) async fn sqlite() -> Fixture {
         .expect("a new file");
     let mut fixture = Fixture::of(sqlite.backend(), Features::ALL, ttl, PAUSED_SLACK).await;
     fixture._kept = Some(Box::new(folder));
-    fixture
+    Some(fixture)
 }
+
+/// A server of the test's own, in Sidekiq's layout. Its clock is the real one, so a second is a tenth of one.
+#[cfg(feature = "redis")]
+pub(crate) async fn redis() -> Option<Fixture> {
+    use tidegate::backend::redis::Redis;
+    crate::fixture::shorten_seconds(10);
+    let server = crate::redis_server::Options::new().start()?;
+    let ttl = secs(20);
+    let redis = Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(3).open().expect("good settings");
+    let has = Features {
+        priorities: false,
+        quotas: false,
+        history: false,
+        places: false,
+        unique: false,
+        ..Features::ALL
+    };
+    let mut fixture = Fixture::of(redis.backend(), has, ttl, REAL_SLACK).await;
+    fixture._kept = Some(Box::new(server));
+    Some(fixture)
+}
+
+/// On a machine that has other things to do too.
+#[cfg(feature = "redis")]
+const REAL_SLACK: Duration = Duration::from_millis(300);

@@ -98,7 +98,8 @@ pub(crate) async fn while_queued_begins_again_with_a_retry(f: Fixture) {
     f.finish().await;
 }
 
-pub(crate) async fn while_queued_both_are_kept_if_the_key_was_taken_meanwhile(f: Fixture) {
+/// Where the newest payload is to win, the older one does not come back: see `superseded`.
+pub(crate) async fn while_queued_both_are_kept_if_nobody_asked_for_the_newest(f: Fixture) {
     needs!(f, unique);
     let first = f.push(queued("first")).await;
     let running = f.one().await;

@@ -111,15 +111,15 @@ async fn as_json_a_job_has_all_its_fields() {
     let names: Vec<&str> = all[4].as_object().expect("an object").keys().map(String::as_str).collect();
     let fields =
         |job: &Value, names: &[&str]| -> Vec<Value> { names.iter().map(|name| job[*name].clone()).collect() };
-    assert_eq!(names.len(), 14, "{names:?}");
+    assert_eq!(names.len(), 15, "{names:?}");
     let dead = &all[4];
     assert_eq!(
         fields(dead, &["id", "state", "kind", "queue", "priority", "attempts", "max_attempts", "timeout"]),
         [json!(id), json!("dead"), json!("mail"), json!("slow"), json!(0), json!(1), json!(3), Value::Null]
     );
     assert_eq!(
-        fields(dead, &["due", "cancel_requested", "last_error", "payload"]),
-        [Value::Null, json!(false), json!("the server said no"), json!(r#"{"to":"ada"}"#)]
+        fields(dead, &["due", "cancel_requested", "superseded_by", "last_error", "payload"]),
+        [Value::Null, json!(false), Value::Null, json!("the server said no"), json!(r#"{"to":"ada"}"#)]
     );
     for time in [&dead["enqueued_at"], &dead["since"], &all[0]["due"], &all[3]["due"]] {
         assert!(time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{time}");
@@ -183,6 +183,30 @@ async fn a_job_that_waits_or_runs_says_until_when() {
         assert!(shown.contains(line), "{line}: {shown}");
     }
     assert!(place.good(["jobs"]).stdout().contains("  leased, to be cancelled  "));
+}
+
+#[tokio::test]
+async fn a_superseded_job_says_by_which() {
+    let place = Place::new();
+    let queue = Sqlite::builder(place.path("tidegate.sqlite")).keep_done(Duration::from_secs(60)).open();
+    let queue = queue.expect("a new file");
+    let newest = |payload: &str| ["enqueue", "k", payload, "--unique", "key", "--replace"].map(str::to_owned);
+    place.good(newest("old"));
+    let old = take(&queue, 1).await;
+    place.good(newest("new"));
+    let by = "superseded   by job 4, which is newer; this one is not tried again\n";
+    let shown = place.good(["jobs", "show", "1"]).stdout();
+    assert!(shown.contains("state        leased\n") && shown.contains(by), "{shown}");
+    let retry = Settled::new(old[0].tag, Settlement::Retry { after: Duration::ZERO }).because("no");
+    queue.settle(&[retry]).await.expect("settled");
+    let shown = place.good(["jobs", "show", "1"]).stdout();
+    assert!(shown.contains("state        done\n") && shown.contains(by), "{shown}");
+    assert!(shown.contains("attempt 1    superseded by job 4 after "), "{shown}");
+    assert!(place.good(["jobs", "--state", "done"]).stdout().contains("  superseded  "));
+    let json = place.good(["jobs", "show", "1", "--json"]).json().remove(0);
+    assert_eq!((&json["superseded_by"], &json["history"][0]["end"]), (&json!("4"), &json!("superseded")));
+    assert!(place.good(["stats"]).stdout().ends_with("done               0  1 kept\nsuperseded         1\n"));
+    assert_eq!(place.good(["stats", "--json"]).json()[0]["superseded"], json!(1));
 }
 
 #[tokio::test]

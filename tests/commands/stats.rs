@@ -24,8 +24,9 @@ async fn there_is_a_figure_for_each_state() {
     assert_eq!(lines[0][..5], ["ready", "1,000", "the", "first", "for"]);
     assert_eq!(lines[1..], [["delayed", "1"], ["leased", "2"], ["dead", "1"], ["done", "1"]]);
     let json = place.good(["stats", "--json"]).json().remove(0);
-    let figures = ["ready", "delayed", "leased", "dead", "done", "kept"].map(|name| json[name].as_u64());
-    assert_eq!(figures, [Some(1_000), Some(1), Some(2), Some(1), Some(1), Some(0)]);
+    let figures =
+        ["ready", "delayed", "leased", "dead", "done", "kept", "superseded"].map(|name| json[name].as_u64());
+    assert_eq!(figures, [Some(1_000), Some(1), Some(2), Some(1), Some(1), Some(0), Some(0)]);
     assert!(
         json["oldest_ready_seconds"].is_f64() && json["at"].as_str().is_some_and(|at| at.ends_with('Z')),
         "{json}"

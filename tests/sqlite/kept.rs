@@ -123,6 +123,100 @@ async fn a_unique_key_is_free_once_the_job_is_done_though_it_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_superseded_job_is_kept_and_says_by_which() {
+    let folder = Folder::new();
+    let jobs = keeping(&folder).max_done(2).open().expect("a new file");
+    let newest = |payload: &'static str| {
+        NewJob::new("kind", payload).unique(Unique::while_queued("key").replace_payload())
+    };
+    let take = async || jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+    let after = Duration::ZERO;
+    for (settlement, attempts) in
+        [(Settlement::Retry { after }, 1), (Settlement::Release { after }, 0), (Settlement::Reject, 1)]
+    {
+        jobs.enqueue(vec![newest("old")]).await.expect("enqueued");
+        let old = take().await;
+        let new = jobs.enqueue(vec![newest("new")]).await.expect("enqueued").remove(0).id().clone();
+        let before = jobs.counts().await.expect("counted").kept;
+        if settlement == Settlement::Reject {
+            // This one's lease runs out instead.
+            sleep(Duration::from_secs(31)).await;
+            assert_eq!(jobs.reclaim(9).await.expect("asked"), 1);
+        } else {
+            let settled = Settled::new(old.tag, settlement).because("no luck").with_output(b"out");
+            assert!(jobs.settle(&[settled]).await.expect("settled").0.is_empty());
+        }
+        let kept = jobs.find(&old.job.id).await.expect("asked").expect("kept");
+        assert_eq!((kept.state, kept.attempts), (JobState::Done, attempts));
+        assert_eq!((&kept.job.payload[..], kept.superseded_by.as_ref()), (&b"old"[..], Some(&new)));
+        let past = jobs.history(&old.job.id).await.expect("asked");
+        assert_eq!((past.len(), past[0].end, past[0].attempt), (1, AttemptEnd::Superseded, 1));
+        assert_eq!(past[0].superseded_by.as_ref(), Some(&new));
+        assert_eq!(kept.last_error, past[0].error);
+        let why = past[0].error.as_deref().expect("a reason");
+        if settlement == Settlement::Reject {
+            assert!(why.contains("lease ran out"), "{why}");
+        } else {
+            assert_eq!((why, past[0].output.as_deref()), ("no luck", Some(&b"out"[..])));
+        }
+        assert_eq!(
+            jobs.counts().await.expect("counted").kept,
+            (before + 1).min(2),
+            "no more than there is room for"
+        );
+        assert!(!jobs.cancel(&old.job.id).await.expect("asked"), "it is final");
+        assert!(!jobs.requeue(&old.job.id).await.expect("asked"), "it is final");
+        run_all(&jobs).await;
+        let new = jobs.find(&new).await.expect("asked").expect("kept");
+        assert_eq!((new.state, new.superseded_by), (JobState::Done, None));
+    }
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.done, counts.superseded, counts.unfinished()), (3, 3, 0));
+    // One that is done all the same was superseded by nobody.
+    jobs.enqueue(vec![newest("old")]).await.expect("enqueued");
+    let old = take().await;
+    jobs.enqueue(vec![newest("new")]).await.expect("enqueued");
+    assert!(jobs.settle(&[Settled::new(old.tag, Settlement::Ack)]).await.expect("settled").0.is_empty());
+    let kept = jobs.find(&old.job.id).await.expect("asked").expect("kept");
+    assert_eq!((kept.state, kept.superseded_by, kept.last_error), (JobState::Done, None, None));
+    sleep(KEPT).await;
+    assert_eq!(jobs.counts().await.expect("counted").kept, 0);
+}
+
+/// By default nothing is kept of it, and nothing of its attempts is left behind.
+#[tokio::test(start_paused = true)]
+async fn a_superseded_job_that_is_not_kept_leaves_nothing() {
+    let folder = Folder::new();
+    let jobs = keeping(&folder).keep_done(Duration::ZERO).open().expect("a new file");
+    let newest = |payload: &'static str| {
+        NewJob::new("kind", payload).unique(Unique::while_queued("key").replace_payload())
+    };
+    for round in 0..3 {
+        jobs.enqueue(vec![newest("old")]).await.expect("enqueued");
+        let old = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
+        jobs.enqueue(vec![newest("new")]).await.expect("enqueued");
+        match round {
+            0 => sleep(Duration::from_secs(31)).await,
+            _ => {
+                let retry =
+                    Settled::new(old.tag, Settlement::Retry { after: Duration::ZERO }).because("no luck");
+                assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+            }
+        }
+        run_all(&jobs).await;
+    }
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.unfinished(), counts.kept, counts.superseded), (0, 0, 3));
+    drop(jobs);
+    let connection = Connection::open(folder.file("jobs.sqlite")).expect("the file");
+    for table in ["tidegate_jobs", "tidegate_attempts", "tidegate_unique_keys"] {
+        let rows =
+            connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u32>(0));
+        assert_eq!(rows.expect("counted"), 0, "{table}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_are_kept_than_there_is_room_for() {
     let folder = Folder::new();
     let jobs = keeping(&folder).max_done(3).open().expect("a new file");

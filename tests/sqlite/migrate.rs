@@ -12,7 +12,6 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::file::at_once;
 use crate::folder::Folder;
 
 /// What the first version made.
@@ -55,6 +54,9 @@ const VERSION_1: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX unique_keys_until ON unique_keys (until) WHERE until IS NOT NULL;
 ";
+
+/// What the second one made.
+const VERSION_2: &str = include_str!("version_2.sql");
 
 fn nanoseconds(moment: SystemTime) -> i64 {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
@@ -136,30 +138,98 @@ async fn a_file_of_the_first_version_is_brought_to_the_newest_with_all_that_is_i
     assert_eq!(jobs.counts().await.expect("counted").done, 6 + 5);
 }
 
-/// Undoes what version 3 has changed.
-const BACK_TO_2: &str = "DROP INDEX tidegate_jobs_moved; UPDATE tidegate_meta SET version = 2";
+/// A file of the second version, with a job in each state and one that waits beside it with its key.
+fn file_of_version_2(file: &Path, now: SystemTime) {
+    let connection = Connection::open(file).expect("a new file");
+    connection.pragma_update(None, "journal_mode", "wal").expect("set");
+    connection.execute_batch(VERSION_2).expect("the tables");
+    connection.pragma_update(None, "application_id", 0x5449_4447).expect("set");
+    connection.pragma_update(None, "user_version", 2).expect("set");
+    let (now, later) = (nanoseconds(now), nanoseconds(now + Duration::from_secs(60)));
+    for (id, state, due, history) in
+        [(1, 0, 0, 0), (2, 1, later, 0), (3, 2, later, 1), (4, 3, 0, 0), (5, 4, later, 0)]
+    {
+        connection
+            .execute(
+                "INSERT INTO tidegate_jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, attempts,
+                     lapses, token, cancelled, unique_key, window, last_error, history, payload)
+                 VALUES (?1, ?2, 'queue', 'kind', 0, ?1, ?3, ?1, ?4, ?4, 1, 0, 9, 0, ?5, 0, 'why', ?6, ?7)",
+                params![id, state, due, now, (id == 1 || id == 3).then_some("key"), history, vec![id as u8; 9_000]],
+            )
+            .expect("a row");
+    }
+    connection
+        .execute_batch(
+            "INSERT INTO tidegate_unique_keys VALUES ('kind', 'key', 6, 1, NULL);
+             INSERT INTO tidegate_attempts VALUES (3, 1, 1, 5, 6, 1, 'no luck', NULL);
+             UPDATE tidegate_counters SET seq = 20, done = 6, dead = 1, kept = 1;
+             UPDATE tidegate_meta SET max_payload = 10000",
+        )
+        .expect("the rest");
+}
 
 #[tokio::test]
-async fn a_file_of_the_second_version_is_brought_to_the_newest_in_place() {
+async fn a_file_of_the_second_version_is_brought_to_the_newest_with_all_that_is_in_it() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    #[expect(clippy::disallowed_methods, reason = "the file is as if it had been made just now")]
+    let now = SystemTime::now();
+    file_of_version_2(&file, now);
+    let jobs = Sqlite::open(&file).expect("a file of ours");
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.delayed, counts.leased, counts.dead), (1, 1, 1, 1));
+    assert_eq!((counts.done, counts.kept, counts.superseded), (6, 1, 0));
+    for (id, state) in [
+        (1, JobState::Ready),
+        (2, JobState::Delayed),
+        (3, JobState::Leased),
+        (4, JobState::Dead),
+        (5, JobState::Done),
+    ] {
+        let stored = jobs.find(&JobId::new(id.to_string())).await.expect("asked").expect("there");
+        assert_eq!((stored.state, stored.since, stored.superseded_by), (state, now, None), "{id}");
+        assert_eq!(stored.job.payload, vec![id; 9_000]);
+    }
+    assert_eq!(jobs.history(&JobId::new("3")).await.expect("asked").len(), 1);
+    let large = NewJob::new("kind", vec![0; 10_001]);
+    jobs.enqueue(vec![large]).await.expect_err("the bound of who set it last");
+    // What ran then makes way for what comes now, by either way.
+    let theirs = Connection::open(&file).expect("the file");
+    theirs
+        .execute_batch("INSERT INTO tidegate_enqueue (kind, unique_key, on_clash) VALUES ('kind', 'key', 'replace_payload')")
+        .expect("enqueued");
+    let running = jobs.find(&JobId::new("3")).await.expect("asked").expect("there");
+    assert_eq!(running.superseded_by, Some(JobId::new("1")));
+    let newest = NewJob::new("kind", "").unique(Unique::while_queued("key").replace_payload());
+    assert_eq!(jobs.enqueue(vec![newest]).await.expect("asked"), [Enqueued::Replaced(JobId::new("1"))]);
+    let tag = Tag { session: 0, key: 3, token: 9 };
+    let retry = Settled::new(tag, Settlement::Retry { after: Duration::ZERO });
+    assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+    let counts = jobs.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.leased, counts.superseded), (1, 0, 1));
+}
+
+/// Whose version stands nowhere but in our own table: the other marks are its user's.
+#[tokio::test]
+async fn who_only_looks_brings_a_file_of_the_second_version_to_the_newest_too() {
     let folder = Folder::new();
     let (file, new) = (folder.file("jobs.sqlite"), folder.file("new.sqlite"));
-    let id = {
-        let jobs = Sqlite::open(&file).expect("a new file");
-        let enqueued = jobs.enqueue(vec![NewJob::new("kind", "payload"), NewJob::new("kind", "more")]).await;
-        let taken = jobs.fetch(&at_once(1), &CancellationToken::new()).await.expect("fetched").remove(0);
-        let retry = Settled::new(taken.tag, Settlement::Retry { after: Duration::ZERO });
-        assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
-        enqueued.expect("enqueued").remove(0).id().clone()
-    };
+    #[expect(clippy::disallowed_methods, reason = "the file is as if it had been made just now")]
+    file_of_version_2(&file, SystemTime::now());
     drop(Sqlite::open(&new).expect("a new file"));
     let old = Connection::open(&file).expect("it is there");
-    // These are its user's from version 2 on.
-    old.execute_batch(BACK_TO_2).expect("a good statement");
-    old.execute_batch("PRAGMA user_version = 7; PRAGMA application_id = 8").expect("set");
+    old.execute_batch(
+        "PRAGMA user_version = 7;
+         PRAGMA application_id = 8;
+         UPDATE tidegate_jobs SET state = 0, due = 0 WHERE id = 2;
+         UPDATE tidegate_jobs SET entered = 11 WHERE id = 1",
+    )
+    .expect("good statements");
     drop(old);
-    let jobs = Sqlite::builder(&file).open_to_read().expect("who only looks brings it to the newest too");
+    let jobs = Sqlite::builder(&file).open_to_read().expect("a file of ours");
     let listed = jobs.list(&JobQuery::new(JobState::Ready, 9)).await.expect("listed");
-    assert_eq!(listed.last().map(|last| &last.job.id), Some(&id), "it has come back behind the other");
+    let ids: Vec<_> = listed.iter().map(|job| job.job.id.as_str()).collect();
+    assert_eq!(ids, ["2", "1"], "the first has come back behind the second");
     let connection = Connection::open(&file).expect("it is there");
     let marks = ["user_version", "application_id"]
         .map(|name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked"));
@@ -180,9 +250,11 @@ fn schema(connection: &Connection) -> Vec<(String, String, Option<String>)> {
 #[tokio::test]
 async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() {
     let folder = Folder::new();
-    let (old, new) = (folder.file("old.sqlite"), folder.file("new.sqlite"));
+    let [first, second, new] = ["first", "second", "new"].map(|name| folder.file(name));
     #[expect(clippy::disallowed_methods, reason = "any time will do")]
-    file_of_version_1(&old, SystemTime::now());
+    let now = SystemTime::now();
+    file_of_version_1(&first, now);
+    file_of_version_2(&second, now);
     let opened = |file: &Path| {
         for _ in 0..2 {
             drop(Sqlite::open(file).expect("it opens, and once more"));
@@ -193,11 +265,12 @@ async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() 
         });
         (schema(&connection), marks)
     };
-    let (old, new) = (opened(&old), opened(&new));
-    assert_eq!(old, new);
+    let new = opened(&new);
+    assert_eq!(opened(&first), new);
+    assert_eq!(opened(&second), new);
     assert!(
-        old.0.iter().all(|(_, name, _)| name.contains("tidegate_")),
-        "a name of somebody else's: {old:?}"
+        new.0.iter().all(|(_, name, _)| name.contains("tidegate_")),
+        "a name of somebody else's: {new:?}"
     );
 }
 
@@ -218,4 +291,19 @@ async fn the_version_number_of_the_files_user_is_left_alone() {
             .expect("the file")
             .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
     assert_eq!(version.expect("asked"), 99);
+}
+
+/// Nor is it touched when the file is brought to a newer version.
+#[tokio::test]
+async fn the_version_number_of_the_files_user_outlives_an_upgrade() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    file_of_version_2(&file, SystemTime::now());
+    let theirs = Connection::open(&file).expect("the file");
+    theirs.execute_batch("PRAGMA user_version = 99; PRAGMA application_id = 7").expect("set");
+    drop(Sqlite::open(&file).expect("still ours"));
+    let marks = ["application_id", "user_version"]
+        .map(|name| theirs.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked"));
+    assert_eq!(marks, [7, 99]);
 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
-use tidegate::backend::sqlite::{Clock, Durability, Sqlite, SqliteBuilder};
+use tidegate::backend::sqlite::{COMPLETE_SQL, Clock, Durability, Sqlite, SqliteBuilder};
 use tidegate::{
     AttemptEnd, Enqueue, Inspect, JobId, JobQuery, JobState, Manage, NewJob, Settled, Settlement, Source,
+    Unique,
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,64 @@ async fn whoever_looks_does_not_wait_for_whoever_writes() {
     assert_eq!(jobs.find(&id).await.expect("asked").expect("there").job.kind.as_str(), "other");
 }
 
+/// All that is shown of a file, job by job, but since when.
+async fn shown(jobs: &Sqlite) -> ([u64; 7], Vec<Shown>) {
+    let mut all = Vec::new();
+    for state in [JobState::Ready, JobState::Delayed, JobState::Leased, JobState::Dead, JobState::Done] {
+        let listed = jobs.list(&JobQuery::new(state, 99)).await.expect("listed");
+        assert!(listed.iter().all(|job| job.state == state));
+        for one in listed {
+            let found = jobs.find(&one.job.id).await.expect("asked").expect("there");
+            assert_eq!((found.state, found.due, found.since), (one.state, one.due, one.since));
+            let past = jobs.history(&one.job.id).await.expect("asked");
+            all.push(Shown {
+                id: one.job.id.clone(),
+                state: one.state,
+                attempts: one.attempts,
+                last_error: one.last_error.as_deref().map(str::to_owned),
+                due: one.due,
+                superseded_by: one.superseded_by,
+                past: past.into_iter().map(|past| (past.attempt, past.end, past.superseded_by)).collect(),
+            });
+        }
+    }
+    all.sort_by_key(|one| one.id.as_str().to_owned());
+    let counts = jobs.counts().await.expect("counted");
+    let counts = [
+        counts.ready,
+        counts.delayed,
+        counts.leased,
+        counts.dead,
+        counts.done,
+        counts.kept,
+        counts.superseded,
+    ];
+    (counts, all)
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Shown {
+    id: JobId,
+    state: JobState,
+    attempts: u32,
+    last_error: Option<String>,
+    due: Option<SystemTime>,
+    superseded_by: Option<JobId>,
+    past: Vec<(u32, AttemptEnd, Option<JobId>)>,
+}
+
+fn assert_same(mut now: ([u64; 7], Vec<Shown>), before: ([u64; 7], Vec<Shown>)) {
+    for (now, before) in now.1.iter_mut().zip(&before.1) {
+        // A timer may fire a little late, and until when a job is kept counts from what is written down then.
+        let due = now.due.zip(before.due);
+        if due.is_some_and(|(now, before)| now.duration_since(before).is_ok_and(|late| late.as_millis() < 10))
+        {
+            now.due = before.due;
+        }
+    }
+    assert_eq!(now, before);
+}
+
 /// The same is shown before anybody has put it into the file, and after.
 #[tokio::test(start_paused = true)]
 async fn what_time_has_done_is_shown_before_anybody_has_written_it_down() {
@@ -60,51 +119,101 @@ async fn what_time_has_done_is_shown_before_anybody_has_written_it_down() {
     let leased_until = jobs.find(&again).await.expect("asked").expect("there").due.expect("a lease");
     let delayed_until = jobs.find(&delayed).await.expect("asked").expect("there").due.expect("a time");
     sleep(TTL).await;
-    let other = Connection::open(folder.file("jobs.sqlite")).expect("it is there");
-    let states = || {
-        let rows = other.query_row("SELECT group_concat(state) FROM tidegate_jobs", [], |row| row.get(0));
-        rows.expect("read")
-    };
-    let before: String = states();
-    let shown = async || {
-        let counts = jobs.counts().await.expect("counted");
-        let mut all = Vec::new();
-        for state in [JobState::Ready, JobState::Delayed, JobState::Leased, JobState::Dead, JobState::Done] {
-            let listed = jobs.list(&JobQuery::new(state, 9)).await.expect("listed");
-            assert!(listed.iter().all(|job| job.state == state));
-            for one in listed {
-                let found = jobs.find(&one.job.id).await.expect("asked").expect("there");
-                assert_eq!((found.state, found.due, found.since), (one.state, one.due, one.since));
-                let past: Vec<_> = jobs.history(&one.job.id).await.expect("asked");
-                let past: Vec<_> = past.iter().map(|past| (past.attempt, past.end)).collect();
-                all.push((one.job.id.clone(), one.state, one.attempts, one.last_error, one.due, past));
-            }
-        }
-        (counts.ready, counts.delayed, counts.leased, counts.dead, all)
-    };
-    let seen = shown().await;
-    let lapsed = vec![(1, AttemptEnd::Lapsed)];
-    assert_eq!((seen.0, seen.1, seen.2, seen.3), (3, 0, 0, 2));
-    let of = |id: &JobId| seen.4.iter().find(|one| one.0 == *id).expect("listed").clone();
-    assert_eq!((of(&ready).1, of(&delayed).1), (JobState::Ready, JobState::Ready));
-    assert_eq!((of(&again).1, of(&again).5), (JobState::Ready, lapsed.clone()));
-    assert_eq!((of(&last).1, of(&last).5), (JobState::Dead, lapsed));
-    assert_eq!(of(&cancelled).3.as_deref(), Some("cancelled"));
+    let before = states(&folder);
+    let seen = shown(&jobs).await;
+    assert_eq!(seen.0, [3, 0, 0, 2, 0, 0, 0]);
+    let lapsed = vec![(1, AttemptEnd::Lapsed, None)];
+    let of = |id: &JobId| seen.1.iter().find(|one| one.id == *id).expect("listed").clone();
+    assert_eq!((of(&ready).state, of(&delayed).state), (JobState::Ready, JobState::Ready));
+    assert_eq!((of(&again).state, of(&again).past), (JobState::Ready, lapsed.clone()));
+    assert_eq!((of(&last).state, of(&last).past), (JobState::Dead, lapsed));
+    assert_eq!(of(&cancelled).last_error.as_deref(), Some("cancelled"));
     // Since when, is told as it was, and not as of the first who looked.
     let since = async |id| jobs.find(id).await.expect("asked").expect("there").since;
     assert_eq!((since(&again).await, since(&delayed).await), (leased_until, delayed_until));
-    assert_eq!(states(), before, "who looks changes nothing");
-    // Whoever writes next writes it down.
-    push(&jobs, new("later")).await;
-    assert!(jobs.delete(&JobId::new("11")).await.is_ok());
-    assert_ne!(states(), before);
-    let after = shown().await;
-    let mut expected = seen.4.clone();
-    expected.sort_by_key(|one| one.0.as_str().to_owned());
-    let mut found: Vec<_> =
-        after.4.into_iter().filter(|one| seen.4.iter().any(|old| old.0 == one.0)).collect();
-    found.sort_by_key(|one| one.0.as_str().to_owned());
-    assert_eq!(found, expected);
+    assert_eq!(states(&folder), before, "who looks changes nothing");
+    write_down(&jobs).await;
+    assert_ne!(states(&folder), before);
+    assert_same(shown(&jobs).await, seen);
+}
+
+/// What stands in the file, whatever is shown of it.
+fn states(folder: &Folder) -> String {
+    let file = Connection::open(folder.file("jobs.sqlite")).expect("it is there");
+    let rows = file.query_row("SELECT group_concat(state) FROM tidegate_jobs", [], |row| row.get(0));
+    rows.expect("read")
+}
+
+/// Lets time have its effect, by something that has none of its own.
+async fn write_down(jobs: &Sqlite) {
+    assert!(!jobs.delete(&JobId::new("9999")).await.expect("asked"), "it was never there");
+}
+
+/// A newer job has taken their place: those with a worker end with their leases, if they do not die of that, and those
+/// that wait have ended already.
+#[tokio::test(start_paused = true)]
+async fn a_superseded_job_is_shown_ended_before_anybody_has_written_it_down() {
+    for keep in [Duration::ZERO, TTL * 100] {
+        let folder = Folder::new();
+        let jobs = paused(&folder).crash_limit(2).keep_done(keep).open().expect("a new file");
+        let theirs = Connection::open(folder.file("jobs.sqlite")).expect("it is there");
+        let stop = CancellationToken::new();
+        let key = |key: &'static str| NewJob::new("kind", key).unique(Unique::while_queued(key));
+        let lapses = push(&jobs, key("lapses")).await;
+        let dies = push(&jobs, key("dies").max_attempts(1)).await;
+        let cancelled = push(&jobs, key("cancelled")).await;
+        let completed = push(&jobs, key("completed")).await;
+        let held = jobs.fetch(&at_once(9), &stop).await.expect("fetched");
+        assert!(jobs.cancel(&cancelled).await.expect("asked"));
+        // One waits once more, beside another that has its key.
+        let beside = push(&jobs, key("beside")).await;
+        let taken = jobs.fetch(&at_once(1), &stop).await.expect("fetched").remove(0);
+        let first = push(&jobs, key("beside")).await;
+        let retry = Settled::new(taken.tag, Settlement::Retry { after: Duration::ZERO });
+        assert!(jobs.settle(&[retry]).await.expect("settled").0.is_empty());
+        let mut newer = Vec::new();
+        for name in ["lapses", "dies", "cancelled", "completed"] {
+            let newest = NewJob::new("kind", "new").unique(Unique::while_queued(name).replace_payload());
+            newer.push(push(&jobs, newest).await);
+        }
+        // From now on nobody writes but by doors.
+        let (job, token) = (held[3].tag.key.cast_signed(), held[3].tag.token.cast_signed());
+        theirs.execute(COMPLETE_SQL, [job, token]).expect("completed");
+        let sql = "INSERT INTO tidegate_enqueue (kind, unique_key, on_clash) VALUES ('kind', 'beside', 'replace_payload')";
+        theirs.execute(sql, []).expect("enqueued");
+        let kept = u64::from(!keep.is_zero());
+        assert_eq!(shown(&jobs).await.0, [5, 0, 4, 0, 0, kept, 1]);
+        sleep(TTL).await;
+        let before = states(&folder);
+        let seen = shown(&jobs).await;
+        assert_eq!(seen.0, [5, 0, 0, 2, 1, 1 + 2 * kept, 2]);
+        let of = |id: &JobId| seen.1.iter().find(|one| one.id == *id);
+        for (id, by, past) in [
+            (&lapses, &newer[0], (1, AttemptEnd::Superseded, Some(newer[0].clone()))),
+            (&beside, &first, (1, AttemptEnd::Retried, None)),
+        ] {
+            assert_eq!(of(id).is_some(), kept == 1);
+            assert_eq!(jobs.find(id).await.expect("asked").is_some(), kept == 1);
+            assert_eq!(jobs.history(id).await.expect("asked").len() as u64, kept);
+            if let Some(ended) = of(id) {
+                assert_eq!((ended.state, ended.superseded_by.as_ref()), (JobState::Done, Some(by)));
+                assert_eq!(ended.past, [past]);
+            }
+        }
+        for (id, state) in
+            [(&dies, JobState::Dead), (&cancelled, JobState::Dead), (&completed, JobState::Done)]
+        {
+            let ended = of(id).expect("it is there");
+            assert_eq!((ended.state, &ended.superseded_by), (state, &None), "this comes first");
+        }
+        let ready = jobs.list(&JobQuery::new(JobState::Ready, 9)).await.expect("listed");
+        let oldest = ready.iter().map(|job| job.since).min();
+        assert_eq!(jobs.counts().await.expect("counted").ready_since, oldest);
+        assert_eq!(states(&folder), before, "who looks changes nothing");
+        write_down(&jobs).await;
+        assert_ne!(states(&folder), before);
+        assert_same(shown(&jobs).await, seen);
+    }
 }
 
 #[tokio::test(start_paused = true)]

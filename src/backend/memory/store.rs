@@ -33,7 +33,7 @@ use self::list::{Links, List};
 use self::unique::{Holder, Keys};
 use crate::enqueue::Unique;
 use crate::inspect::JobState;
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::lease::later;
 
 /// A buffer that had to grow beyond this is given back once it is empty. 1,024 records are some 128 KiB.
@@ -78,6 +78,7 @@ pub(super) struct Store {
     /// From when on times are counted in a list's positions.
     begun: Instant,
     done: u64,
+    superseded: u64,
     dropped_dead: u64,
     /// The latest time that was seen. Callers read the clock before they have the lock, so what they bring
     /// may be a little behind.
@@ -106,6 +107,9 @@ struct Record {
     /// How many of its leases ran out.
     lapses: u32,
     last_error: Option<Arc<str>>,
+    /// The newer job that has taken its place since it was handed over: it does not wait once more. Boxed, since hardly
+    /// any record has one.
+    superseded_by: Option<Box<JobId>>,
 }
 
 /// The state of a record, with what that state needs.
@@ -142,6 +146,7 @@ impl Store {
             entries: 0,
             begun: now,
             done: 0,
+            superseded: 0,
             dropped_dead: 0,
             now,
             effects: Effects::default(),
@@ -233,13 +238,24 @@ impl Store {
         let record = &mut self.records[key];
         let old = std::mem::replace(&mut record.place, place);
         (record.since, record.entered) = (self.now, entered);
+        let (was_out, is_out) = (old.state() == JobState::Leased, place.state() == JobState::Leased);
+        if let Some(unique) = record.unique.as_ref().filter(|_| was_out != is_out) {
+            match is_out {
+                true => self.keys.goes_out(&record.job.kind, unique, key),
+                false => self.keys.comes_back(&record.job.kind, unique, key),
+            }
+        }
         self.lists[old.state() as usize].remove(&mut self.records, key);
         self.lists[place.state() as usize].push(&mut self.records, key);
     }
 
-    /// A record waits once more from now on, and takes its unique key again.
+    /// A record waits once more from now on, and takes its unique key again; one whose place a newer job has taken
+    /// ends instead.
     fn wait_again(&mut self, key: usize, wait: Duration, order: u64) {
         let record = &mut self.records[key];
+        if record.superseded_by.is_some() {
+            return self.end_superseded(key);
+        }
         record.order = order;
         let job = record.job.clone();
         if let Some(unique) = &record.unique {
@@ -260,8 +276,10 @@ impl Store {
     fn bury(&mut self, key: usize, reason: Option<Arc<str>>) {
         self.step_out(key);
         self.free_key(key);
+        let record = &mut self.records[key];
+        record.superseded_by = None; // what a person brings back is what they want
         if reason.is_some() {
-            self.records[key].last_error = reason;
+            record.last_error = reason;
         }
         self.enter(key, Place::Dead);
         let dead = self.list(JobState::Dead);
@@ -272,9 +290,19 @@ impl Store {
         }
     }
 
+    /// A newer job has taken its place: it is neither done nor dead.
+    fn end_superseded(&mut self, key: usize) {
+        self.remove(key);
+        self.superseded += 1;
+    }
+
     fn remove(&mut self, key: usize) {
         self.step_out(key);
         self.free_key(key);
+        let record = &self.records[key];
+        if let (Some(unique), JobState::Leased) = (&record.unique, record.place.state()) {
+            self.keys.comes_back(&record.job.kind, unique, key);
+        }
         self.lists[self.records[key].place.state() as usize].remove(&mut self.records, key);
         self.records.remove(key);
         if self.records.is_empty() && self.records.capacity() > KEPT_CAPACITY {

@@ -32,6 +32,9 @@ pub const ENQUEUE_SQL: &str = "INSERT INTO tidegate_enqueue
 /// What became of the last [`ENQUEUE_SQL`], asked in the same transaction: one row of the job's id, a whole number
 /// whose text is its [`JobId`](crate::JobId), and a text: `created`; `duplicate` if the job with this id had the unique
 /// key, and nothing was added; `replaced` if that job has got the new payload.
+///
+/// A job that is created or replaced with `replace_payload` supersedes what is older, as it does with
+/// [`Clash::ReplacePayload`](crate::Clash::ReplacePayload).
 pub const ENQUEUED_SQL: &str = "SELECT job, answer FROM tidegate_enqueued";
 
 /// Completes a job within a transaction of yours: what the job did there and that it is done become true together.

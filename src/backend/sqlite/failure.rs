@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use crate::error::{BoxError, Error, ErrorKind};
 
 pub(super) const READ_ONLY: &str =
-    "the file or its folder is read-only: this program must be able to write both";
+    "the file, its -wal or -shm, or its folder is read-only: this program must be able to write them all";
 
 /// The same failure as an [`Error`]: of the kind that tells whether it may pass, and saying what to do.
 pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error {

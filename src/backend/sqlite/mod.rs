@@ -181,6 +181,8 @@ impl Sqlite {
         Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
 
+    /// To be asked within a transaction: what waits for the file, perhaps for seconds, must not act on a time that has
+    /// passed. A lease that was granted so would have run out before it came.
     fn now(&self) -> Time {
         self.0.clock.now()
     }
@@ -196,24 +198,27 @@ impl Sqlite {
         doing: &'static str,
         act: impl FnOnce(&mut Txn<'_>, Time) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let now = self.now();
-        self.0.gate.pass(doing, Lasts::ForGood, Late::Skip, move |txn| act(txn, now), drop).await
+        let this = self.clone();
+        let act = move |txn: &mut Txn<'_>| act(txn, this.now());
+        self.0.gate.pass(doing, Lasts::ForGood, Late::Skip, act, drop).await
     }
 
     /// Takes what is there, or says when to look again.
     async fn look(&self, wanted: FetchRequest) -> Result<(Vec<Delivery>, Instant), Error> {
-        let (sent_at, now) = (Instant::now(), self.now());
-        let this = self.clone();
-        let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
-        let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
-        let (handed, next) =
+        let (this, that) = (self.clone(), self.clone());
+        let unheard = move |(handed, ..): (Vec<Handed>, Time, Instant)| that.give_back(&handed);
+        let act = move |txn: &mut Txn<'_>| {
+            let granted_at = Instant::now();
+            txn.fetch(this.now(), &wanted).map(|(handed, next)| (handed, next, granted_at))
+        };
+        let (handed, next, granted_at) =
             self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, Late::Skip, act, unheard).await?;
-        Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
+        Ok((self.deliveries(handed, granted_at), self.instant(next, self.now())))
     }
 
-    /// What was handed over on a request that was sent at `sent_at`.
-    fn deliveries(&self, handed: Vec<Handed>, sent_at: Instant) -> Vec<Delivery> {
-        let lease = Some(Lease::new(sent_at, self.0.lease_ttl));
+    /// What was handed over in a transaction that began at `granted_at`, or later.
+    fn deliveries(&self, handed: Vec<Handed>, granted_at: Instant) -> Vec<Delivery> {
+        let lease = Some(Lease::new(granted_at, self.0.lease_ttl));
         let delivery = |Handed { job, attempt, tag }| Delivery { job, attempt, tag, lease };
         handed.into_iter().map(delivery).collect()
     }
@@ -223,9 +228,10 @@ impl Sqlite {
         let release =
             |handed: &Handed| Settled::new(handed.tag, Settlement::Release { after: Duration::ZERO });
         let settled: Vec<Settled> = handed.iter().map(release).collect();
-        let now = self.now();
+        let this = self.clone();
         if !settled.is_empty() {
-            self.0.gate.leave_behind("handing jobs back", move |txn| txn.settle(now, &settled).map(|_| ()));
+            let act = move |txn: &mut Txn<'_>| txn.settle(this.now(), &settled).map(|_| ());
+            self.0.gate.leave_behind("handing jobs back", act);
         }
     }
 
@@ -278,9 +284,9 @@ impl Source for Sqlite {
     /// Dropped, it is applied all the same, if by then the lease still runs. Who tries again is told that it is
     /// settled, and not that it is stale.
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
-        let (settled, now, this) = (settled.to_vec(), self.now(), self.clone());
-        let unheard = move |(stale, settled): (Stale, Vec<Settled>)| this.0.unheard.note(&settled, &stale);
-        let act = move |txn: &mut Txn<'_>| txn.settle(now, &settled).map(|stale| (stale, settled));
+        let (settled, this, that) = (settled.to_vec(), self.clone(), self.clone());
+        let unheard = move |(stale, settled): (Stale, Vec<Settled>)| that.0.unheard.note(&settled, &stale);
+        let act = move |txn: &mut Txn<'_>| txn.settle(this.now(), &settled).map(|stale| (stale, settled));
         let (stale, _) = self.0.gate.pass("settling jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
         Ok(self.0.unheard.without(stale))
     }
@@ -297,21 +303,22 @@ impl Source for Sqlite {
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
-        type Done = (Stale, Vec<Handed>, Vec<Settled>);
-        let (sent_at, now) = (Instant::now(), self.now());
-        let (settled, wanted, this) = (settled.to_vec(), wanted.clone(), self.clone());
-        let unheard = move |(stale, handed, settled): Done| {
-            this.0.unheard.note(&settled, &stale);
-            this.give_back(&handed);
+        type Done = (Stale, Vec<Handed>, Instant, Vec<Settled>);
+        let (settled, wanted) = (settled.to_vec(), wanted.clone());
+        let (this, that) = (self.clone(), self.clone());
+        let unheard = move |(stale, handed, _, settled): Done| {
+            that.0.unheard.note(&settled, &stale);
+            that.give_back(&handed);
         };
         let act = move |txn: &mut Txn<'_>| {
+            let (granted_at, now) = (Instant::now(), this.now());
             let stale = txn.settle(now, &settled)?;
             let handed = if txn.is_heard() { txn.fetch(now, &wanted)?.0 } else { Vec::new() };
-            Ok((stale, handed, settled))
+            Ok((stale, handed, granted_at, settled))
         };
-        let (stale, handed, _) =
+        let (stale, handed, granted_at, _) =
             self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
-        Ok((self.0.unheard.without(stale), self.deliveries(handed, sent_at)))
+        Ok((self.0.unheard.without(stale), self.deliveries(handed, granted_at)))
     }
 }
 
@@ -319,8 +326,8 @@ impl Source for Sqlite {
 impl Renew for Sqlite {
     async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let tags = tags.to_vec();
-        let now = self.now();
-        let act = move |txn: &mut Txn<'_>| txn.renew(now, &tags);
+        let this = self.clone();
+        let act = move |txn: &mut Txn<'_>| txn.renew(this.now(), &tags);
         self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, Late::Skip, act, drop).await
     }
 }

@@ -33,7 +33,7 @@ const TRIES: usize = 10;
 ///
 /// It needs no right to write, changes nothing, waits for nobody who writes and keeps nobody waiting. What time has
 /// done since the last who wrote is shown as they would find it: a delayed job that is due is ready, and so is one
-/// whose lease has run out.
+/// whose lease has run out, unless that ends it.
 ///
 /// A handle: clones are cheap and share a connection. Its verbs must be called within a tokio runtime; when one of
 /// their futures is dropped nothing is left behind.
@@ -130,10 +130,9 @@ impl Reader {
         doing: &'static str,
         act: impl Fn(&View<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let now = self.clock.now();
         let mut looking = JoinSet::new();
         looking.spawn_blocking(move || {
-            self.ask(doing, &|connection| act(&View::new(connection, &self.settings, now)))
+            self.ask(doing, &|connection| act(&View::new(connection, &self.settings, self.clock.now())))
         });
         match looking.join_next().await {
             Some(Ok(answer)) => answer,

@@ -20,6 +20,10 @@ const APPLICATION_ID: i64 = 0x5449_4447;
 /// What [`NEW`] makes.
 const NEWEST: i64 = 3;
 
+/// What `PRAGMA user_version` is in a file of ours, whatever its version: those of version 1 look there, and leave alone
+/// what is newer.
+const NOT_FIRST: i64 = 2;
+
 /// The tables of the newest version.
 const NEW: &str = include_str!("schema/new.sql");
 
@@ -170,7 +174,8 @@ fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Er
         return Ok(());
     }
     let steps: &[&str] = match found {
-        Found::Ours(2) => &[FROM_2],
+        Found::Ours(2) => &[FROM_2, DOORS],
+        // Its tables have other names, and what is in them is moved anyway: at once to the newest.
         Found::Ours(_) => &[NEW, FROM_1, DOORS],
         Found::Empty | Found::Others => &[NEW, DOORS],
     };
@@ -180,8 +185,7 @@ fn migrate(connection: &mut Connection, path: &Path, how: &How) -> Result<(), Er
     // From version 2 on these may be the user's.
     if matches!(found, Found::Empty | Found::Ours(1)) {
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
-        // Those of version 1 look there, and leave alone what is newer.
-        transaction.pragma_update(None, "user_version", NEWEST).map_err(sql)?;
+        transaction.pragma_update(None, "user_version", NOT_FIRST).map_err(sql)?;
     }
     transaction.commit().map_err(sql)
 }

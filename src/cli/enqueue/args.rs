@@ -118,7 +118,7 @@ pub(crate) struct EnqueueArgs {
         help_heading = "Only once")]
     pub(super) unique_for: Option<Duration>,
 
-    /// If there is such a job and it still waits, it gets the new payload
+    /// If there is such a job and it still waits, it gets the new payload; one that runs is not tried again
     #[arg(long, help_heading = "Only once")]
     pub(super) replace: bool,
 

@@ -47,10 +47,11 @@ Examples:
 
 With --json each job is one line of standard output: id, state, kind, queue,
 priority, attempts, max_attempts, timeout (in seconds), enqueued_at, since,
-due, cancel_requested, last_error, and payload, or payload_base64 if it is no
-text. What is not set is null; times are UTC as in RFC 3339. `show` adds
-history, a list of attempts: attempt, end (done, retried, rejected, released
-or lapsed), started_at, ended_at, error, and output or output_base64. The
+due, cancel_requested, superseded_by (the newer job that has taken its place),
+last_error, and payload, or payload_base64 if it is no text. What is not set
+is null; times are UTC as in RFC 3339. `show` adds history, a list of
+attempts: attempt, end (done, retried, rejected, released, lapsed or
+superseded), started_at, ended_at, error, and output or output_base64. The
 others say {\"id\":\"17\",\"ok\":true,\"result\":\"retried\"}, or what is wrong in
 \"error\" when ok is false; in bulk, one line for all.
 ";

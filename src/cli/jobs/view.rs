@@ -10,6 +10,7 @@ use crate::cli::excerpt::escaped;
 use crate::cli::text::{age, base64, count, excerpt, span};
 use crate::cli::times::{local, since, utc};
 use crate::inspect::{AttemptEnd, JobState, PastAttempt, StoredJob};
+use crate::job::JobId;
 use crate::source::truncate;
 
 /// How much of a payload or an output is shown to a person if it is text: some screens.
@@ -41,6 +42,7 @@ fn end_name(end: AttemptEnd) -> &'static str {
         AttemptEnd::Rejected => "rejected",
         AttemptEnd::Released => "released",
         AttemptEnd::Lapsed => "lapsed",
+        AttemptEnd::Superseded => "superseded",
     }
 }
 
@@ -61,6 +63,7 @@ pub(super) struct JobLine<'a> {
     since: String,
     due: Option<String>,
     cancel_requested: bool,
+    superseded_by: Option<&'a str>,
     last_error: Option<&'a str>,
     #[serde(flatten)]
     payload: Payload<'a>,
@@ -99,6 +102,7 @@ impl<'a> JobLine<'a> {
             since: utc(stored.since),
             due: stored.due.map(utc),
             cancel_requested: stored.cancel_requested,
+            superseded_by: stored.superseded_by.as_ref().map(JobId::as_str),
             last_error: stored.last_error.as_deref(),
             payload: from_utf8(&job.payload).map_or_else(coded, |payload| Payload::Text { payload }),
         }
@@ -151,7 +155,11 @@ pub(super) fn row(stored: &StoredJob, now: SystemTime) -> [String; 9] {
         Some(most) => format!("{}/{most}", stored.attempts),
         None => stored.attempts.to_string(),
     };
-    let state = if stored.cancel_requested { "leased, to be cancelled" } else { state_name(stored.state) };
+    let state = match stored.state {
+        JobState::Done if stored.superseded_by.is_some() => "superseded",
+        _ if stored.cancel_requested => "leased, to be cancelled",
+        state => state_name(state),
+    };
     [
         job.id.to_string(),
         state.to_owned(),
@@ -187,6 +195,9 @@ pub(super) fn full(stored: &StoredJob, history: Option<&[PastAttempt]>, now: Sys
     }
     if stored.cancel_requested {
         page.field("cancel", "asked for; its worker is told with the next renewal of its lease");
+    }
+    if let Some(by) = &stored.superseded_by {
+        page.field("superseded", &format!("by job {by}, which is newer; this one is not tried again"));
     }
     page.field("enqueued", &ago(job.enqueued_at, now));
     let most = job.max_attempts.map_or("as many as the worker says".to_owned(), |most| most.to_string());
@@ -234,9 +245,10 @@ impl Page {
     fn attempt(&mut self, past: &PastAttempt) {
         let took = span(since(past.started_at, past.ended_at));
         let started = local(past.started_at);
+        let by = past.superseded_by.as_ref().map(|by| format!(" by job {by}")).unwrap_or_default();
         self.field(
             &format!("attempt {}", past.attempt),
-            &format!("{} after {took}, begun {started}", end_name(past.end)),
+            &format!("{}{by} after {took}, begun {started}", end_name(past.end)),
         );
         if let Some(error) = &past.error {
             self.text("  error", error.as_bytes(), "");

@@ -11,7 +11,7 @@ use super::unique::Holder;
 use super::{Place, Record, Store};
 use crate::enqueue::{Clash, Enqueued, NewJob, Start, Unique, Window};
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Kind};
 
 impl Store {
     /// Takes in all of them or, on an error, none. `wall` is what people's clocks show.
@@ -84,10 +84,11 @@ impl Store {
         if let Some(unique) = &new.unique
             && let Some(holder) = self.keys.holder(&new.kind, unique).cloned()
         {
-            return match unique.clash {
-                Clash::ReplacePayload if self.replace_payload(&holder, &new) => Enqueued::Replaced(holder.id),
-                _ => Enqueued::Duplicate(holder.id),
-            };
+            if unique.clash == Clash::ReplacePayload && self.replace_payload(&holder, &new) {
+                self.supersede(&new.kind, unique, &holder.id);
+                return Enqueued::Replaced(holder.id);
+            }
+            return Enqueued::Duplicate(holder.id);
         }
         let order = self.next_order();
         let key = self.records.vacant_key();
@@ -99,6 +100,9 @@ impl Store {
         };
         let unique = new.unique.map(Box::new);
         if let Some(unique) = &unique {
+            if unique.clash == Clash::ReplacePayload {
+                self.supersede(&new.kind, unique, &id);
+            }
             self.keys.claim(&new.kind, unique, Holder { id: id.clone(), key }, self.now);
         }
         let job = Job {
@@ -129,6 +133,7 @@ impl Store {
             attempts: 0,
             lapses: 0,
             last_error: None,
+            superseded_by: None,
         };
         let inserted = self.records.insert(record);
         debug_assert_eq!(inserted, key, "a slab puts the next entry where it said");
@@ -145,6 +150,18 @@ impl Store {
             Arc::make_mut(&mut record.job).payload = new.payload.clone();
         }
         waits
+    }
+
+    /// Whoever has the key makes way for the job `by`, which has the newest payload and holds the key, or is about to
+    /// take it: what is with a worker does not come back from there, and what waits beside `by` ends at once.
+    fn supersede(&mut self, kind: &Kind, unique: &Unique, by: &JobId) {
+        for key in self.keys.running(kind, unique) {
+            self.records[key].superseded_by = Some(Box::new(by.clone()));
+        }
+        for Holder { id, key } in self.keys.joined(kind, unique).to_vec() {
+            debug_assert!(self.records[key].job.id == id, "who joins is a job that waits");
+            self.end_superseded(key);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ impl Store {
             dead: count(JobState::Dead),
             done: self.done,
             kept: 0,
+            superseded: self.superseded,
             ready_since,
         }
     }
@@ -135,7 +136,7 @@ impl Store {
     }
 
     fn view(&self, key: usize, wall: SystemTime) -> StoredJob {
-        let Record { job, place, attempts, last_error, .. } = &self.records[key];
+        let Record { job, place, attempts, last_error, superseded_by, .. } = &self.records[key];
         let since = self.wall_of(key, wall);
         let mut view = StoredJob::new(job.clone(), place.state(), *attempts, since);
         view.last_error = last_error.clone();
@@ -146,6 +147,7 @@ impl Store {
         };
         view.due = due.and_then(|due| wall.checked_add(due.saturating_duration_since(self.now)));
         view.cancel_requested = cancelled;
+        view.superseded_by = superseded_by.as_deref().cloned();
         view
     }
 }

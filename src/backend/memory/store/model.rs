@@ -145,9 +145,9 @@ impl Pair {
         let [ready_here, delayed_here] = [JobState::Ready, JobState::Delayed].map(count);
         let [leased_here, dead_here] = [JobState::Leased, JobState::Dead].map(count);
         assert_eq!(
-            [ready_here, delayed_here, leased_here, dead_here, self.store.done],
-            [ready, delayed, leased, dead, self.model.done],
-            "ready, delayed, leased, dead, done"
+            [ready_here, delayed_here, leased_here, dead_here, self.store.done, self.store.superseded],
+            [ready, delayed, leased, dead, self.model.done, self.model.superseded],
+            "ready, delayed, leased, dead, done, superseded"
         );
     }
 
@@ -179,6 +179,8 @@ impl Pair {
         for job in self.model.jobs.iter().rev().take(10) {
             let found = self.store.find(now, WALL, &job.id);
             assert_eq!(found.is_none(), job.state == Is::Gone, "{job:?}");
+            let by = job.superseded_by.map(|by| self.model.jobs[by].id.clone());
+            assert!(found.is_none_or(|found| found.superseded_by == by), "{job:?} by {by:?}");
         }
     }
 

@@ -28,6 +28,7 @@ impl Store {
         self.check_lists();
         self.check_waiting();
         self.check_keys();
+        self.check_running();
         let Settings { max_jobs, max_dead, .. } = self.settings;
         assert!(self.unfinished() <= max_jobs, "more jobs than allowed");
         assert!(self.keys.periods() <= max_jobs, "more keys than allowed");
@@ -98,12 +99,31 @@ impl Store {
         }
     }
 
+    /// Those with a worker are known by their keys, and only they may have made way for another.
+    fn check_running(&self) {
+        let mut known: Vec<_> = self.keys.all_running().collect();
+        let with_a_worker = |record: &Record| record.place.state() == JobState::Leased;
+        let mut due: Vec<_> = self
+            .records
+            .iter()
+            .filter(|(_, record)| with_a_worker(record))
+            .filter_map(|(at, record)| Some((&record.job.kind, &record.unique.as_ref()?.key, at)))
+            .collect();
+        known.sort();
+        due.sort();
+        assert_eq!(known, due);
+        for (_, record) in &self.records {
+            let marked = record.superseded_by.is_some();
+            assert!(!marked || with_a_worker(record) && record.unique.is_some(), "{record:?}");
+        }
+    }
+
     /// Panics if anything is left of the jobs that came and went.
     pub(super) fn check_empty(&self) {
         self.check();
         assert!(self.records.is_empty() && self.delayed.is_empty());
         assert_eq!(self.ready.len(), 0);
-        assert_eq!((self.keys.all().count(), self.keys.periods()), (0, 0));
+        assert_eq!((self.keys.len(), self.keys.periods()), (0, 0));
     }
 }
 

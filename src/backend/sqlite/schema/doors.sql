@@ -74,12 +74,22 @@ BEGIN
             AND (SELECT state FROM tidegate_jobs WHERE id = tidegate_enqueued.job) IN (0, 1);
     UPDATE tidegate_jobs SET payload = coalesce(CAST(NEW.payload AS BLOB), x'')
         WHERE id = (SELECT job FROM tidegate_enqueued WHERE answer = 'replaced');
+    -- What waits beside it makes way. The next operation of ours finds it delayed and due, ends it, and frees its key.
+    UPDATE tidegate_jobs SET state = 1, due = 0, superseded_by = (SELECT job FROM tidegate_enqueued)
+        WHERE (SELECT answer FROM tidegate_enqueued) = 'replaced' AND id IN (
+            SELECT job FROM tidegate_unique_keys WHERE kind = NEW.kind AND key = NEW.unique_key
+                AND job <> (SELECT job FROM tidegate_enqueued)
+        );
 
     UPDATE tidegate_counters SET seq = seq + 1 WHERE (SELECT job FROM tidegate_enqueued) IS NULL;
     UPDATE tidegate_enqueued SET answer = 'created', job = (SELECT seq FROM tidegate_counters) WHERE job IS NULL;
     UPDATE tidegate_counters SET seq = seq + 1
         WHERE NEW.unique_key IS NOT NULL AND NEW.unique_window IS NOT 0
             AND (SELECT answer FROM tidegate_enqueued) = 'created';
+    -- What is with a worker does not come back from there.
+    UPDATE tidegate_jobs SET superseded_by = (SELECT job FROM tidegate_enqueued)
+        WHERE state = 2 AND kind = NEW.kind AND unique_key = NEW.unique_key AND NEW.on_clash = 'replace_payload'
+            AND (SELECT answer FROM tidegate_enqueued) <> 'duplicate';
     INSERT INTO tidegate_unique_keys (kind, key, seq, job, until)
         SELECT NEW.kind, NEW.unique_key, seq, job,
             CASE WHEN typeof(NEW.unique_window) = 'integer' THEN

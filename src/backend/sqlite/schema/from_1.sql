@@ -1,4 +1,4 @@
--- What was in a file of version 1, whose names had no prefix, goes into those of the newest.
+-- What was in a file of version 1, whose names had no prefix, goes into the tables of now: later versions only add to them.
 UPDATE tidegate_counters SET (seq, done, dropped_dead) = (SELECT seq, done, dropped_dead FROM counters);
 UPDATE tidegate_counters SET dead = (SELECT count(*) FROM jobs WHERE state = 3);
 INSERT INTO tidegate_jobs (id, state, queue, kind, rank, ord, due, entered, since, enqueued_at, max_attempts, timeout,

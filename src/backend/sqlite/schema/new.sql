@@ -4,6 +4,8 @@
 -- States are numbers: 0 ready, 1 delayed, 2 with a worker, 3 dead, 4 done. Times are nanoseconds since 1970. `rank` is
 -- the negative priority, so that every index runs upwards. What `due` means depends on the state: when a delayed job
 -- becomes ready, when a lease runs out, when one that is done is deleted.
+--
+-- A column that came later stands where ALTER TABLE puts it, so that a file which has grown is the same as a new one.
 CREATE TABLE tidegate_meta (version INTEGER NOT NULL, max_payload INTEGER NOT NULL) STRICT;
 INSERT INTO tidegate_meta VALUES (3, 16777216);
 CREATE TABLE tidegate_counters (
@@ -13,8 +15,10 @@ CREATE TABLE tidegate_counters (
     -- How many there are now: dead, and done and kept.
     dead INTEGER NOT NULL,
     kept INTEGER NOT NULL
-) STRICT;
-INSERT INTO tidegate_counters VALUES (0, 0, 0, 0, 0);
+, superseded INTEGER NOT NULL DEFAULT 0) STRICT;
+INSERT INTO tidegate_counters VALUES (0, 0, 0, 0, 0, 0);
+-- superseded_by: the newer job that has taken the place of this one, which is with a worker and does not wait once more,
+-- or has ended. Behind the payload it is cheap all the same: that it is NULL stands at the head of the row.
 CREATE TABLE tidegate_jobs (
     id INTEGER PRIMARY KEY,
     state INTEGER NOT NULL,
@@ -41,7 +45,7 @@ CREATE TABLE tidegate_jobs (
     completed INTEGER,
     -- Last: what stands behind a long one is slow to read.
     payload BLOB NOT NULL
-) STRICT;
+, superseded_by INTEGER) STRICT;
 CREATE INDEX tidegate_jobs_ready ON tidegate_jobs (queue, kind, rank, ord) WHERE state = 0;
 -- Those that were in another state before. Most jobs never are here, and pay nothing for it: of the others the id says
 -- when they came.
@@ -50,6 +54,7 @@ CREATE INDEX tidegate_jobs_delayed ON tidegate_jobs (due, ord) WHERE state = 1;
 CREATE INDEX tidegate_jobs_leased ON tidegate_jobs (due, id) WHERE state = 2;
 CREATE INDEX tidegate_jobs_dead ON tidegate_jobs (entered) WHERE state = 3;
 CREATE INDEX tidegate_jobs_done ON tidegate_jobs (due, id) WHERE state = 4;
+CREATE INDEX tidegate_jobs_running ON tidegate_jobs (kind, unique_key) WHERE state = 2 AND unique_key IS NOT NULL;
 CREATE TABLE tidegate_unique_keys (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,
@@ -59,7 +64,7 @@ CREATE TABLE tidegate_unique_keys (
     PRIMARY KEY (kind, key, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tidegate_unique_keys_until ON tidegate_unique_keys (until) WHERE until IS NOT NULL;
--- The attempts that have ended: 0 done, 1 retried, 2 rejected, 3 released, 4 lapsed.
+-- The attempts that have ended: 0 done, 1 retried, 2 rejected, 3 released, 4 lapsed, 5 superseded.
 CREATE TABLE tidegate_attempts (
     job INTEGER NOT NULL,
     number INTEGER NOT NULL,

@@ -25,12 +25,17 @@ impl Txn<'_> {
         if let Some(unique) = &new.unique
             && let Some(holder) = self.holder(&new.kind, unique.key.as_str())?
         {
-            let replaced = unique.clash == Clash::ReplacePayload && self.replace_payload(holder, new)?;
-            let id = job_id(holder);
-            return Ok(if replaced { Enqueued::Replaced(id) } else { Enqueued::Duplicate(id) });
+            if unique.clash == Clash::ReplacePayload && self.replace_payload(holder, new)? {
+                self.supersede(&new.kind, unique, holder, now)?;
+                return Ok(Enqueued::Replaced(job_id(holder)));
+            }
+            return Ok(Enqueued::Duplicate(job_id(holder)));
         }
         let id = self.next_seq();
         if let Some(unique) = &new.unique {
+            if unique.clash == Clash::ReplacePayload {
+                self.supersede(&new.kind, unique, id, now)?;
+            }
             self.claim(&new.kind, unique, id, now)?;
         }
         let wait = match new.start {

@@ -246,8 +246,8 @@ impl Txn<'_> {
             ended_at: now,
             end: match after {
                 None => AttemptEnd::Rejected,
-                Some(_) if released => AttemptEnd::Released,
-                Some(_) => AttemptEnd::Retried,
+                Some(_) if released => job.end_of(AttemptEnd::Released),
+                Some(_) => job.end_of(AttemptEnd::Retried),
             },
             error: reason.or(job.cancelled.then_some(CANCELLED)),
             output: settled.output.as_deref(),

@@ -31,16 +31,40 @@ impl Txn<'_> {
         if keep.is_zero() {
             return self.remove(job);
         }
-        self.free_key(job)?;
         let history = self.write_down(job, ended)?;
+        self.keep_for(keep, job, Some(history), now)
+    }
+
+    /// A newer job has taken its place: it is neither done nor dead, and is kept for as long as what is done.
+    pub(super) fn end_superseded(&mut self, job: &Stand, now: Time) -> rusqlite::Result<()> {
+        self.counters.superseded += 1;
+        let keep = self.settings.keep_done;
+        if keep.is_zero() {
+            self.forget(job.id)?; // its row may say by now that there is more than `job` knows of
+            return self.remove(job);
+        }
+        self.keep_for(keep, job, None, now)
+    }
+
+    /// A job that has ended is kept. One that is done has so many ended attempts, and no error any more; one that made
+    /// way for another is left as it is.
+    fn keep_for(
+        &mut self,
+        keep: Duration,
+        job: &Stand,
+        done: Option<i64>,
+        now: Time,
+    ) -> rusqlite::Result<()> {
+        self.free_key(job)?;
         let (entered, due) = (self.next_seq(), now.saturating_add(nanoseconds(keep)));
         self.connection
             .prepare_cached(
-                "UPDATE tidegate_jobs SET state = 4, due = ?2, entered = ?3, since = ?4, history = ?5,
-                     last_error = NULL, cancelled = 0
+                "UPDATE tidegate_jobs SET state = 4, due = ?2, entered = ?3, since = ?4, cancelled = 0,
+                     history = coalesce(?5, history), last_error = iif(?5 IS NULL, last_error, NULL),
+                     superseded_by = iif(?5 IS NULL, superseded_by, NULL)
                  WHERE id = ?1",
             )?
-            .execute(params![job.id, due, entered, now, history])?;
+            .execute(params![job.id, due, entered, now, done])?;
         self.counters.kept += 1;
         let most = self.settings.max_done;
         self.counters.kept -= self.drop_beyond(self.counters.kept, most, OLDEST_DONE)?;
@@ -54,7 +78,7 @@ impl Txn<'_> {
         self.connection
             .prepare_cached(
                 "UPDATE tidegate_jobs SET state = 3, due = 0, entered = ?2, since = ?3,
-                     last_error = coalesce(?4, last_error)
+                     last_error = coalesce(?4, last_error), superseded_by = NULL
                  WHERE id = ?1",
             )?
             .execute(params![job.id, entered, now, reason])?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{Row, params};
 
-use super::{Stand, Time, Txn, moment, shared};
+use super::{Stand, Time, Txn, job_id, moment, shared};
 use crate::inspect::{AttemptEnd, PastAttempt};
 use crate::source::{MAX_OUTPUT_BYTES, MAX_REASON_BYTES, truncate};
 
@@ -15,12 +15,22 @@ use crate::source::{MAX_OUTPUT_BYTES, MAX_REASON_BYTES, truncate};
 /// a few that were handed back that makes its whole life.
 const MAX_KEPT: i64 = 25;
 
+/// The number of [`AttemptEnd::Superseded`].
+const SUPERSEDED: i64 = 5;
+
 /// How an attempt ended.
 pub(super) struct Attempt<'a> {
     pub(super) ended_at: Time,
     pub(super) end: AttemptEnd,
     pub(super) error: Option<&'a str>,
     pub(super) output: Option<&'a [u8]>,
+}
+
+impl Stand {
+    /// What an attempt comes to after which the job would wait once more.
+    pub(super) fn end_of(&self, end: AttemptEnd) -> AttemptEnd {
+        if self.superseded_by.is_some() { AttemptEnd::Superseded } else { end }
+    }
 }
 
 impl Txn<'_> {
@@ -61,10 +71,12 @@ impl Txn<'_> {
     }
 }
 
-/// A row of the columns `attempt`, `started_at`, `ended_at`, `came_to`, `error` and `output`.
+/// A row of the columns `attempt`, `started_at`, `ended_at`, `came_to`, `error` and `output`, and by which job it was
+/// superseded.
 pub(super) fn past_attempt(row: &Row<'_>) -> rusqlite::Result<PastAttempt> {
     let (started, ended) = (moment(row.get(1)?), moment(row.get(2)?));
     let mut past = PastAttempt::new(row.get(0)?, started, ended, end(row.get(3)?));
+    past.superseded_by = row.get::<_, Option<i64>>(6)?.map(job_id);
     past.error = shared(row.get(4)?);
     past.output = row.get::<_, Option<Vec<u8>>>(5)?.map(Arc::from);
     Ok(past)
@@ -77,6 +89,7 @@ fn end_number(end: AttemptEnd) -> i64 {
         AttemptEnd::Rejected => 2,
         AttemptEnd::Released => 3,
         AttemptEnd::Lapsed => 4,
+        AttemptEnd::Superseded => SUPERSEDED,
     }
 }
 
@@ -86,6 +99,7 @@ fn end(number: i64) -> AttemptEnd {
         1 => AttemptEnd::Retried,
         2 => AttemptEnd::Rejected,
         3 => AttemptEnd::Released,
+        SUPERSEDED => AttemptEnd::Superseded,
         _ => AttemptEnd::Lapsed,
     }
 }

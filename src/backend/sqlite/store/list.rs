@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use rusqlite::{OptionalExtension as _, Params, params};
 
-use super::view::{View, lapsed_to};
+use super::view::{SUPERSEDED, View, lapsed_to, left_superseded};
 use crate::inspect::{JobQuery, JobState, Position, StoredJob};
 use crate::job::{Kind, Queue};
 
@@ -86,7 +86,7 @@ impl View<'_> {
     /// The next keys behind this one, over all sections of a state.
     fn keys(&self, state: JobState, only: Only<'_>, after: Key, max: usize) -> rusqlite::Result<Vec<Key>> {
         let mut keys: Vec<Key> = Vec::new();
-        for section in after.section..=2 {
+        for section in after.section..=3 {
             let (after, max) = (after.max(Key::first_of(section)), max - keys.len());
             if max == 0 {
                 break;
@@ -105,6 +105,10 @@ impl View<'_> {
                 (JobState::Dead, 1) => self.lapsed(3, only, after, max)?,
                 (JobState::Done, 0) => self.done(only, self.later_than_now(after), max)?,
                 (JobState::Done, 1) => self.lapsed(4, only, after, max)?,
+                (JobState::Done, 2) if self.keeps_superseded() => {
+                    self.lapsed(SUPERSEDED, only, after, max)?
+                }
+                (JobState::Done, 3) if self.keeps_superseded() => self.left_superseded(only, after, max)?,
                 _ => Vec::new(),
             });
         }
@@ -117,10 +121,13 @@ impl View<'_> {
     }
 
     fn delayed(&self, only: Only<'_>, after: Key, until: i64, max: usize) -> rusqlite::Result<Vec<Key>> {
-        let sql = "SELECT due, ord, id FROM tidegate_jobs
-             WHERE state = 1 AND (due, ord) > (?1, ?2) AND due <= ?3
-                 AND (?4 IS NULL OR kind = ?4) AND (?5 IS NULL OR queue = ?5)
-             ORDER BY due, ord LIMIT ?6";
+        let sql = concat!(
+            "SELECT due, ord, id FROM tidegate_jobs
+             WHERE state = 1 AND (due, ord) > (?1, ?2) AND due <= ?3 AND NOT (",
+            left_superseded!(),
+            ") AND (?4 IS NULL OR kind = ?4) AND (?5 IS NULL OR queue = ?5)
+             ORDER BY due, ord LIMIT ?6"
+        );
         self.key_rows(sql, after, params![after.at, after.then, until, only.kind, only.queue, limit(max)])
     }
 
@@ -128,6 +135,17 @@ impl View<'_> {
         let sql = "SELECT due, id, id FROM tidegate_jobs
              WHERE state = 4 AND (due, id) > (?1, ?2) AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR queue = ?4)
              ORDER BY due, id LIMIT ?5";
+        self.key_rows(sql, after, params![after.at, after.then, only.kind, only.queue, limit(max)])
+    }
+
+    /// Those that are to end since a newer job has taken their place, and that no worker has.
+    fn left_superseded(&self, only: Only<'_>, after: Key, max: usize) -> rusqlite::Result<Vec<Key>> {
+        let sql = concat!(
+            "SELECT due, ord, id FROM tidegate_jobs WHERE ",
+            left_superseded!(),
+            " AND (due, ord) > (?1, ?2) AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR queue = ?4)
+             ORDER BY due, ord LIMIT ?5"
+        );
         self.key_rows(sql, after, params![after.at, after.then, only.kind, only.queue, limit(max)])
     }
 

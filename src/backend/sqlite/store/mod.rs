@@ -13,7 +13,7 @@
 macro_rules! stand_columns {
     () => {
         "id, state, kind, ord, unique_key, window, attempts, lapses, cancelled, max_attempts, since, history,
-         completed"
+         completed, superseded_by"
     };
 }
 
@@ -27,7 +27,7 @@ macro_rules! job_columns {
 /// What the view of a stored job reads after that.
 macro_rules! view_columns {
     () => {
-        "state, attempts, since, last_error, due, cancelled, lapses, completed"
+        "state, attempts, since, last_error, due, cancelled, lapses, completed, superseded_by"
     };
 }
 
@@ -110,6 +110,7 @@ struct Counters {
     dropped_dead: i64,
     dead: i64,
     kept: i64,
+    superseded: i64,
 }
 
 /// What a job needs to be moved from one state to the next.
@@ -129,6 +130,8 @@ struct Stand {
     history: i64,
     /// When its work was committed together with word that it is completed, though its worker has not said so yet.
     completed: Option<Time>,
+    /// The newer job that has taken its place: it does not wait once more.
+    superseded_by: Option<i64>,
 }
 
 /// For how long a unique key is held; a period's end stands with the key.
@@ -182,6 +185,7 @@ fn stand(row: &Row<'_>) -> rusqlite::Result<Stand> {
         since: row.get(10)?,
         history: row.get(11)?,
         completed: row.get(12)?,
+        superseded_by: row.get(13)?,
     })
 }
 
@@ -215,11 +219,16 @@ fn number(id: &JobId) -> Option<i64> {
 impl<'a> Txn<'a> {
     pub(super) fn begin(connection: &'a Connection, settings: &'a Settings) -> rusqlite::Result<Self> {
         let counters = connection
-            .prepare_cached("SELECT seq, done, dropped_dead, dead, kept FROM tidegate_counters")?
+            .prepare_cached("SELECT seq, done, dropped_dead, dead, kept, superseded FROM tidegate_counters")?
             .query_row([], |row| {
-                let [seq, done, dropped_dead, dead, kept] =
-                    [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
-                Ok(Counters { seq, done, dropped_dead, dead, kept })
+                Ok(Counters {
+                    seq: row.get(0)?,
+                    done: row.get(1)?,
+                    dropped_dead: row.get(2)?,
+                    dead: row.get(3)?,
+                    kept: row.get(4)?,
+                    superseded: row.get(5)?,
+                })
             })?;
         let effects = Effects::default();
         Ok(Self {
@@ -264,12 +273,13 @@ impl<'a> Txn<'a> {
     /// Before the commit.
     pub(super) fn end(self) -> rusqlite::Result<Effects> {
         if self.counters != self.stored {
-            let Counters { seq, done, dropped_dead, dead, kept } = self.counters;
+            let Counters { seq, done, dropped_dead, dead, kept, superseded } = self.counters;
             self.connection
                 .prepare_cached(
-                    "UPDATE tidegate_counters SET seq = ?1, done = ?2, dropped_dead = ?3, dead = ?4, kept = ?5",
+                    "UPDATE tidegate_counters SET seq = ?1, done = ?2, dropped_dead = ?3, dead = ?4, kept = ?5,
+                         superseded = ?6",
                 )?
-                .execute([seq, done, dropped_dead, dead, kept])?;
+                .execute([seq, done, dropped_dead, dead, kept, superseded])?;
         }
         Ok(self.effects)
     }
@@ -292,8 +302,12 @@ impl<'a> Txn<'a> {
             .optional()
     }
 
-    /// A job waits once more from now on, and takes its unique key again.
+    /// A job waits once more from now on, and takes its unique key again; one whose place a newer job has taken ends
+    /// instead.
     fn wait_again(&mut self, job: &Stand, wait: Duration, ord: i64, now: Time) -> rusqlite::Result<()> {
+        if job.superseded_by.is_some() {
+            return self.end_superseded(job, now);
+        }
         self.claim_again(job)?;
         self.leaves(job.state);
         let (state, due) = self.line_up(wait, now)?;
@@ -327,6 +341,9 @@ impl<'a> Txn<'a> {
     /// A delayed or dead job is ready now, behind those that are.
     fn make_ready(&mut self, id: i64, now: Time) -> rusqlite::Result<()> {
         let Some(job) = self.stand(id)? else { return Ok(()) };
+        if job.superseded_by.is_some() {
+            return self.end_superseded(&job, now); // a door has left it so
+        }
         let ord = self.next_seq();
         self.wait_again(&job, Duration::ZERO, ord, now)
     }

@@ -75,7 +75,9 @@ impl Txn<'_> {
         }
         let lapses = job.lapses.saturating_add(1);
         let most = job.max_attempts.unwrap_or(self.settings.crash_limit);
-        let ended = Attempt { ended_at: now, end: AttemptEnd::Lapsed, error: Some(LAPSED), output: None };
+        let ends = job.cancelled || job.attempts >= most;
+        let end = if ends { AttemptEnd::Lapsed } else { job.end_of(AttemptEnd::Lapsed) };
+        let ended = Attempt { ended_at: now, end, error: Some(LAPSED), output: None };
         let history = self.write_down(job, &ended)?;
         self.connection
             .prepare_cached(

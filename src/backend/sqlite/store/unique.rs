@@ -41,6 +41,39 @@ impl Txn<'_> {
         self.hold(kind, unique.key.as_str(), job, until)
     }
 
+    /// Whoever has the key makes way for the job `by`, which has the newest payload and holds the key, or is about to
+    /// take it: what is with a worker does not come back from there, and what waits beside `by` ends at once.
+    pub(super) fn supersede(
+        &mut self,
+        kind: &Kind,
+        unique: &Unique,
+        by: i64,
+        now: Time,
+    ) -> rusqlite::Result<()> {
+        let named = params![kind.as_str(), unique.key.as_str(), by];
+        self.connection
+            .prepare_cached(
+                "UPDATE tidegate_jobs SET superseded_by = ?3 WHERE state = 2 AND kind = ?1 AND unique_key = ?2",
+            )?
+            .execute(named)?;
+        let joined = {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT job FROM tidegate_unique_keys WHERE kind = ?1 AND key = ?2 AND job <> ?3",
+            )?;
+            let jobs = statement.query_map(named, |row| row.get(0))?;
+            jobs.collect::<rusqlite::Result<Vec<i64>>>()?
+        };
+        for id in joined {
+            self.connection
+                .prepare_cached("UPDATE tidegate_jobs SET superseded_by = ?2 WHERE id = ?1")?
+                .execute([id, by])?;
+            if let Some(job) = self.stand(id)? {
+                self.end_superseded(&job, now)?;
+            }
+        }
+        Ok(())
+    }
+
     /// For a job that waits once more: it takes its key, or joins who has taken it meanwhile. A period is never begun
     /// anew.
     pub(super) fn claim_again(&mut self, job: &Stand) -> rusqlite::Result<()> {

@@ -11,19 +11,32 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, params};
 
 use super::history::past_attempt;
 use super::time::{LAPSED, LATE, given_up};
-use super::{CANCELLED, Time, job, moment, nanoseconds, number, shared, state};
+use super::{CANCELLED, Time, job, job_id, moment, nanoseconds, number, shared, state};
 use crate::backend::sqlite::config::Settings;
 use crate::inspect::{AttemptEnd, Counts, JobState, PastAttempt, StoredJob};
 use crate::job::JobId;
 
-/// What becomes of a job whose lease has run out, as a number of its state; `?1` is the crash limit.
+/// What becomes of a job whose lease has run out, as a number of its state, or [`SUPERSEDED`]; `?1` is the crash limit.
 macro_rules! lapsed_to {
     () => {
         "CASE WHEN completed IS NOT NULL THEN 4 WHEN cancelled <> 0 OR attempts >= coalesce(max_attempts, ?1) THEN 3
-             ELSE 0 END"
+             WHEN superseded_by IS NOT NULL THEN 5 ELSE 0 END"
     };
 }
 pub(super) use lapsed_to;
+
+/// A delayed job for which a newer one was enqueued by a door ([`doors`](super::super::doors)): it is to end. Of the
+/// others none is due at 0, so that few are read to find them.
+macro_rules! left_superseded {
+    () => {
+        "state = 1 AND due = 0 AND superseded_by IS NOT NULL"
+    };
+}
+pub(super) use left_superseded;
+
+/// What a job comes to which does not wait once more, since a newer one has taken its place: kept as those that are done,
+/// or gone.
+pub(super) const SUPERSEDED: i64 = 5;
 
 /// The file as it is at a moment. All that one view shows is of one transaction, which its maker begins.
 pub(in super::super) struct View<'a> {
@@ -39,12 +52,12 @@ impl<'a> View<'a> {
 
     /// How many there are of each state: by its index, so that no job is read.
     pub(in super::super) fn counts(&self) -> rusqlite::Result<Counts> {
-        let (done, dead, kept) = self
+        let [done, dead, kept, superseded] = self
             .connection
-            .prepare_cached("SELECT done, dead, kept FROM tidegate_counters")?
-            .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?;
-        let [ripe, lapsed] = ["state = 1", "state = 2"].map(|state| self.due(state));
-        let [ready_again, dead_now, done_now] = [0, 3, 4].map(|state| {
+            .prepare_cached("SELECT done, dead, kept, superseded FROM tidegate_counters")?
+            .query_row([], |row| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?;
+        let [over, lapsed] = ["state = 1", "state = 2"].map(|state| self.due(state));
+        let [ready_again, dead_now, done_now, superseded_now] = [0, 3, 4, SUPERSEDED].map(|state| {
             let sql = concat!(
                 "SELECT count(*) FROM tidegate_jobs WHERE state = 2 AND due <= ?2 AND ",
                 lapsed_to!(),
@@ -55,15 +68,19 @@ impl<'a> View<'a> {
         let ready = self.number("SELECT count(*) FROM tidegate_jobs WHERE state = 0", [])?;
         let delayed = self.number("SELECT count(*) FROM tidegate_jobs WHERE state = 1", [])?;
         let leased = self.number("SELECT count(*) FROM tidegate_jobs WHERE state = 2", [])?;
-        let (ripe, done_now) = (ripe?, done_now?);
+        let left =
+            self.number(concat!("SELECT count(*) FROM tidegate_jobs WHERE ", left_superseded!()), [])?;
+        let (over, done_now, superseded_now) = (over?, done_now?, superseded_now? + left);
+        let kept_now = done_now + if self.keeps_superseded() { superseded_now } else { 0 };
         let count = |jobs: i64| jobs.max(0).unsigned_abs();
         Ok(Counts {
-            ready: count(ready + ripe + ready_again?),
-            delayed: count(delayed - ripe),
+            ready: count(ready + over - left + ready_again?),
+            delayed: count(delayed - over),
             leased: count(leased - lapsed?),
             dead: count(dead + dead_now?),
             done: count(done + done_now),
-            kept: count(kept - if kept > 0 { self.due("state = 4")? } else { 0 } + done_now),
+            kept: count(kept - if kept > 0 { self.due("state = 4")? } else { 0 } + kept_now),
+            superseded: count(superseded + superseded_now),
             ready_since: self.ready_since()?.map(moment),
         })
     }
@@ -86,7 +103,11 @@ impl<'a> View<'a> {
         };
         let ripe: Option<Time> = self
             .connection
-            .prepare_cached("SELECT min(due) FROM tidegate_jobs WHERE state = 1 AND due <= ?1")?
+            .prepare_cached(concat!(
+                "SELECT min(due) FROM tidegate_jobs WHERE state = 1 AND due <= ?1 AND NOT (",
+                left_superseded!(),
+                ")"
+            ))?
             .query_row([self.now], |row| row.get(0))?;
         let lapsed: Option<Time> = self
             .connection
@@ -129,25 +150,21 @@ impl<'a> View<'a> {
             return Ok(Vec::new());
         }
         let mut statement = self.connection.prepare_cached(
-            "SELECT attempt, started_at, ended_at, came_to, error, output FROM tidegate_attempts
-             WHERE job = ?1 ORDER BY number",
+            // Who has made way for another does not begin anew: by whom stands with the job.
+            "SELECT attempt, started_at, ended_at, came_to, error, output,
+                 CASE came_to WHEN 5 THEN (SELECT superseded_by FROM tidegate_jobs WHERE id = job) END
+             FROM tidegate_attempts WHERE job = ?1 ORDER BY number",
         )?;
         let mut past = statement.query_map([id], past_attempt)?.collect::<rusqlite::Result<Vec<_>>>()?;
         // The one whose lease has run out, which nobody has written down yet.
         let lapsed = self
             .connection
-            .prepare_cached(
-                "SELECT attempts, since, due, completed FROM tidegate_jobs
-                 WHERE id = ?1 AND state = 2 AND due <= ?2",
-            )?
-            .query_row([id, self.now], |row| {
-                let completed: Option<Time> = row.get(3)?;
-                let end = completed.map_or(AttemptEnd::Lapsed, |_| AttemptEnd::Done);
-                let ended = completed.map_or_else(|| row.get(2), Ok)?;
-                let mut past = PastAttempt::new(row.get(0)?, moment(row.get(1)?), moment(ended), end);
-                past.error = (end == AttemptEnd::Lapsed).then(|| LAPSED.into());
-                Ok(past)
-            })
+            .prepare_cached(concat!(
+                "SELECT attempts, since, due, completed, superseded_by, ",
+                lapsed_to!(),
+                " FROM tidegate_jobs WHERE id = ?2 AND state = 2 AND due <= ?3"
+            ))?
+            .query_row(params![self.settings.crash_limit, id, self.now], lapsed_attempt)
             .optional()?;
         past.extend(lapsed);
         Ok(past)
@@ -159,12 +176,17 @@ impl<'a> View<'a> {
         let mut stored =
             StoredJob::new(Arc::new(job(row)?), state(row.get(8)?), row.get(9)?, moment(row.get(10)?));
         stored.last_error = shared(row.get(11)?);
+        stored.superseded_by = row.get::<_, Option<i64>>(16)?.map(job_id);
         let is_over = due <= self.now;
         match stored.state {
+            // Since when, nobody has written down.
+            JobState::Delayed if is_over && stored.superseded_by.is_some() => {
+                return Ok(self.end_superseded(stored, self.now));
+            }
             JobState::Delayed if is_over => {
                 (stored.state, stored.since) = (JobState::Ready, moment(due));
             }
-            JobState::Leased if is_over => self.lapse(&mut stored, row, due)?,
+            JobState::Leased if is_over => return self.lapse(stored, row, due),
             JobState::Done if is_over => return Ok(None),
             JobState::Delayed | JobState::Leased | JobState::Done => stored.due = Some(moment(due)),
             JobState::Ready | JobState::Dead => {}
@@ -174,7 +196,7 @@ impl<'a> View<'a> {
     }
 
     /// The same as `Txn::lapse_one` does to the row.
-    fn lapse(&self, stored: &mut StoredJob, row: &Row<'_>, due: Time) -> rusqlite::Result<()> {
+    fn lapse(&self, mut stored: StoredJob, row: &Row<'_>, due: Time) -> rusqlite::Result<Option<StoredJob>> {
         let (cancelled, lapses, completed): (bool, u32, Option<Time>) =
             (row.get(13)?, row.get(14)?, row.get(15)?);
         let lapses = lapses.saturating_add(1);
@@ -187,14 +209,46 @@ impl<'a> View<'a> {
             (JobState::Dead, Some(CANCELLED.into()))
         } else if stored.attempts >= most {
             (JobState::Dead, Some(given_up(lapses, stored.attempts, most).into()))
+        } else if stored.superseded_by.is_some() {
+            stored.last_error = Some(LAPSED.into());
+            return Ok(self.end_superseded(stored, due));
         } else {
             (JobState::Ready, Some(LAPSED.into()))
         };
-        Ok(())
+        stored.superseded_by = None;
+        Ok(Some(stored))
+    }
+
+    /// The same as `Txn::end_superseded` does to the row at this time; `None` if it is not kept.
+    fn end_superseded(&self, mut stored: StoredJob, at: Time) -> Option<StoredJob> {
+        (stored.state, stored.since) = (JobState::Done, moment(at));
+        stored.due = Some(moment(at.saturating_add(nanoseconds(self.settings.keep_done))));
+        self.keeps_superseded().then_some(stored)
+    }
+
+    pub(super) fn keeps_superseded(&self) -> bool {
+        !self.settings.keep_done.is_zero()
     }
 
     /// For how long a completed job is kept whose worker has not said so.
     fn kept_for(&self) -> Duration {
         self.settings.keep_done.max(self.settings.lease_ttl.saturating_mul(LATE))
     }
+}
+
+/// The attempt of a job whose lease has run out, as `Txn::lapse_one` writes it down: a row of `attempts`, `since`, `due`,
+/// `completed`, `superseded_by` and what it came to.
+fn lapsed_attempt(row: &Row<'_>) -> rusqlite::Result<PastAttempt> {
+    let completed: Option<Time> = row.get(3)?;
+    let superseded = row.get::<_, i64>(5)? == SUPERSEDED;
+    let end = match completed {
+        Some(_) => AttemptEnd::Done,
+        None if superseded => AttemptEnd::Superseded,
+        None => AttemptEnd::Lapsed,
+    };
+    let ended = completed.map_or_else(|| row.get(2), Ok)?;
+    let mut past = PastAttempt::new(row.get(0)?, moment(row.get(1)?), moment(ended), end);
+    past.superseded_by = row.get::<_, Option<i64>>(4)?.filter(|_| superseded).map(job_id);
+    past.error = (end != AttemptEnd::Done).then(|| LAPSED.into());
+    Ok(past)
 }

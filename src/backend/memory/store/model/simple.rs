@@ -17,6 +17,8 @@ pub(super) struct Seen {
     /// When it came into its state, counted in moves: lists are in this order.
     pub(super) moved: u64,
     pub(super) attempts: u32,
+    /// Which job has taken its place, if it is with a worker.
+    pub(super) superseded_by: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +48,7 @@ pub(super) struct Model {
     pub(super) now: u64,
     count: u64,
     pub(super) done: u64,
+    pub(super) superseded: u64,
 }
 
 impl Model {
@@ -72,6 +75,9 @@ impl Model {
         let moved = self.next();
         let new = self.jobs[job].new.clone();
         (self.jobs[job].state, self.jobs[job].moved) = (state, moved);
+        if state == Is::Dead {
+            self.jobs[job].superseded_by = None;
+        }
         let window = new.unique.as_ref().map(|unique| unique.window);
         let frees = match window {
             Some(Window::WhileQueued) => matches!(state, Is::Leased { .. } | Is::Dead | Is::Gone),
@@ -100,8 +106,35 @@ impl Model {
     }
 
     pub(super) fn wait(&mut self, job: usize, after: u64, order: u64) {
+        if self.jobs[job].superseded_by.is_some() {
+            return self.end_superseded(job);
+        }
         self.jobs[job].order = order;
         self.become_(job, if after == 0 { Is::Ready } else { Is::Delayed(self.now + after) });
+    }
+
+    fn end_superseded(&mut self, job: usize) {
+        self.become_(job, Is::Gone);
+        self.superseded += 1;
+    }
+
+    /// All that are with a worker or hold the key make way for this one, which has the newest payload.
+    fn supersede(&mut self, by: usize) {
+        let same = |new: &NewJob| {
+            let key = |new: &NewJob| new.unique.as_ref().map(|unique| unique.key.clone());
+            new.kind == self.jobs[by].new.kind && key(new) == key(&self.jobs[by].new)
+        };
+        let older: Vec<usize> =
+            (0..self.jobs.len()).filter(|at| *at != by && same(&self.jobs[*at].new)).collect();
+        for job in older {
+            match self.jobs[job].state {
+                Is::Leased { .. } => self.jobs[job].superseded_by = Some(by),
+                Is::Ready | Is::Delayed(_) if self.taken.iter().any(|taken| taken.2 == job) => {
+                    self.end_superseded(job);
+                }
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn ripen(&mut self) {
@@ -151,7 +184,8 @@ impl Model {
 
     /// What is to be answered, with numbers instead of ids: those of jobs in the vector. `None`: full.
     pub(super) fn enqueue(&mut self, jobs: &[NewJob]) -> Option<Vec<(&'static str, usize)>> {
-        let before = (self.jobs.clone(), self.taken.clone());
+        let before = (self.jobs.clone(), self.taken.clone(), self.superseded);
+        let unfinished = self.unfinished();
         let mut answers = Vec::new();
         for new in jobs {
             answers.push(match self.holder(new) {
@@ -160,11 +194,12 @@ impl Model {
             });
         }
         let periods = self.taken.iter().filter(|taken| taken.3.is_some()).count();
-        let more = |what: &[Seen]| what.len() > before.0.len();
+        let more = self.jobs.len() - before.0.len();
         let more_periods = periods > before.1.iter().filter(|taken| taken.3.is_some()).count();
         let max = settings().max_jobs;
-        if (more(&self.jobs) && self.unfinished() > max) || (more_periods && periods > max) {
-            (self.jobs, self.taken) = before;
+        // There must be room for all of them before any makes way.
+        if (more > 0 && unfinished + more > max) || (more_periods && periods > max) {
+            (self.jobs, self.taken, self.superseded) = before;
             return None;
         }
         Some(answers)
@@ -175,6 +210,7 @@ impl Model {
         let holding = &mut self.jobs[holder];
         if replaces && matches!(holding.state, Is::Ready | Is::Delayed(_)) {
             holding.new.payload = new.payload.clone();
+            self.supersede(holder);
             return ("replaced", holder);
         }
         ("duplicate", holder)
@@ -190,7 +226,11 @@ impl Model {
             order,
             moved: 0,
             attempts: 0,
+            superseded_by: None,
         });
+        if new.unique.as_ref().is_some_and(|unique| unique.clash == Clash::ReplacePayload) {
+            self.supersede(job);
+        }
         if let Some(Unique { key, window: Window::For(time), .. }) = &new.unique
             && !time.is_zero()
         {

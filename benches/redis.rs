@@ -1,0 +1,252 @@
+//! Jobs on a Redis server: how many a second are enqueued and run, against a bare client that sends the same script;
+//! what a long queue costs, and how soon an idle worker starts a job, against a bare `BLMOVE`.
+//!
+//! `cargo bench --features redis --bench redis` starts a `redis-server` of its own, without persistence, and prints
+//! medians of several rounds, in each of which all cases take their turn. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to see
+//! that it works.
+
+#![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
+
+#[path = "../tests/redis/mod.rs"]
+mod redis_server;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use redis_server::{Options, RedisServer};
+use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up};
+use tidegate::backend::redis::Redis;
+use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
+use tokio::runtime::{Builder, Runtime};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Jobs in one call of `enqueue`.
+const BATCH: u64 = 1_000;
+const SLOTS: usize = 20;
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+async fn fill(jobs: &Redis, count: u64) {
+    for start in (0..count).step_by(BATCH as usize) {
+        let batch = (start..count.min(start + BATCH)).map(|_| NewJob::new("no-op", "[1,2]"));
+        jobs.enqueue(batch.collect()).await.expect("enqueued");
+    }
+}
+
+async fn connection(server: &RedisServer) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).expect("a good URL");
+    client.get_multiplexed_async_connection().await.expect("a connection")
+}
+
+#[derive(Default)]
+struct Rates {
+    enqueued: f64,
+    run: f64,
+    cpu_us: f64,
+    /// How many jobs an exchange carried.
+    carried: f64,
+}
+
+/// How the jobs are run.
+#[derive(Clone, Copy)]
+enum By {
+    /// The script, and nothing else.
+    Bare,
+    Worker {
+        prefetch: usize,
+    },
+}
+
+fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
+    server.command(&["FLUSHALL"]);
+    let jobs = Redis::open(&server.url()).expect("a good URL");
+    runtime().block_on(async {
+        fill(&jobs, before).await;
+        let start = Instant::now();
+        fill(&jobs, count).await;
+        let enqueued = count as f64 / start.elapsed().as_secs_f64();
+        server.command(&["CONFIG", "RESETSTAT"]);
+        let (start, cpu) = (Instant::now(), cpu_time());
+        match by {
+            By::Bare => bare(connection(server).await, count).await,
+            By::Worker { prefetch } => work(&jobs, count, prefetch).await,
+        }
+        let (took, cpu) = (start.elapsed(), cpu_time() - cpu);
+        let carried = count as f64 / exchanges(server);
+        let counts = jobs.counts().await.expect("counted");
+        assert!(counts.done >= count && counts.done + counts.unfinished() == before + count, "{counts:?}");
+        let (run, cpu_us) = (count as f64 / took.as_secs_f64(), cpu.as_secs_f64() * 1e6 / count as f64);
+        Rates { enqueued, run, cpu_us, carried }
+    })
+}
+
+/// How many scripts the server has run.
+fn exchanges(server: &RedisServer) -> f64 {
+    let told = server.command(&["INFO", "commandstats"]).text();
+    let calls = told.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    calls.and_then(|calls| calls.parse().ok()).unwrap_or(f64::NAN)
+}
+
+async fn work(jobs: &Redis, count: u64, prefetch: usize) {
+    let registry = Registry::new().handle_raw("no-op", |_: Context| async {});
+    let worker = Worker::builder(jobs.intake(), registry).max_concurrent_jobs(SLOTS).prefetch(prefetch);
+    let worker = worker.build().expect("valid settings");
+    let (handle, shutdown) = (worker.handle(), Shutdown::new());
+    let stop = async {
+        while handle.stats().done < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        shutdown.stop();
+    };
+    tokio::join!(worker.run(shutdown.clone()), stop);
+}
+
+/// Settles twenty and takes twenty, again and again: the same script with the same arguments, and nothing is done with
+/// what comes.
+async fn bare(mut connection: MultiplexedConnection, count: u64) {
+    const KEYS: [&str; 11] = [
+        "tidegate:leases",
+        "tidegate:held",
+        "tidegate:token",
+        "tidegate:lapsed",
+        "tidegate:cancelled",
+        "queues",
+        "schedule",
+        "retry",
+        "dead",
+        "stat:processed",
+        "stat:failed",
+    ];
+    let script = redis::Script::new(include_str!("../src/backend/redis/scripts/exchange.lua"));
+    redis::cmd("SCRIPT")
+        .arg("LOAD")
+        .arg(include_str!("../src/backend/redis/scripts/exchange.lua"))
+        .query_async::<()>(&mut connection)
+        .await
+        .expect("loaded");
+    let (mut first, mut held, mut done) = (0, 0, 0);
+    while done < count {
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(script.get_hash()).arg(KEYS.len()).arg(&KEYS[..]);
+        call.arg(30_000)
+            .arg(SLOTS)
+            .arg("queue:")
+            .arg("2026-11-21")
+            .arg(10_000)
+            .arg(15_552_000)
+            .arg(256)
+            .arg(0);
+        call.arg(held);
+        for token in first..first + held {
+            call.arg(token);
+        }
+        let answer = connection.send_packed_command(&call).await.and_then(Value::extract_error);
+        let Ok(Value::Array(answer)) = answer else { panic!("no answer") };
+        done += held;
+        let Value::Int(token) = answer[5] else { panic!("no token") };
+        let Value::Array(groups) = &answer[6] else { panic!("no jobs") };
+        let sizes = groups.iter().map(|group| match group {
+            Value::Array(group) => group.len() as u64 - 1,
+            other => panic!("no group: {other:?}"),
+        });
+        (first, held) = (token as u64, sizes.sum());
+    }
+}
+
+fn throughput(server: &RedisServer, count: u64, rounds: usize, many: u64) {
+    let cases: [(&str, By, u64); 4] = [
+        ("bare script", By::Bare, 0),
+        ("worker", By::Worker { prefetch: 0 }, 0),
+        ("worker, prefetch 60", By::Worker { prefetch: 60 }, 0),
+        ("worker, many waiting", By::Worker { prefetch: 0 }, many),
+    ];
+    let mut runs: Vec<Vec<Rates>> = cases.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (runs, (_, by, before)) in runs.iter_mut().zip(cases) {
+            runs.push(round(server, by, count, before));
+        }
+    }
+    let title = format!("{count} no-op jobs, {SLOTS} slots; enqueued in batches of {BATCH}; many: {many}");
+    let mut table = Table::new(
+        &title,
+        &["", "enqueued/s", "run/s", "of bare", "cpu us/job run", "x bare", "jobs/exchange"],
+    );
+    let of = |runs: &[Rates], figure: fn(&Rates) -> f64| median(runs.iter().map(figure));
+    let (bare_run, bare_cpu) = (of(&runs[0], |rates| rates.run), of(&runs[0], |rates| rates.cpu_us));
+    for ((name, ..), runs) in cases.iter().zip(&runs) {
+        let (run, cpu) = (of(runs, |rates| rates.run), of(runs, |rates| rates.cpu_us));
+        table.row(&[
+            (*name).to_owned(),
+            format!("{:.0}", of(runs, |rates| rates.enqueued)),
+            format!("{run:.0}"),
+            format!("{:.2}", run / bare_run),
+            format!("{cpu:.1}"),
+            format!("{:.2}", cpu / bare_cpu),
+            format!("{:.1}", of(runs, |rates| rates.carried)),
+        ]);
+    }
+    table.print();
+}
+
+/// From just before a push to the answer of a `BLMOVE` that waits for it.
+async fn bare_pick_up(server: &RedisServer, times: usize) -> Vec<Duration> {
+    let (mut waits, mut pushes) = (connection(server).await, connection(server).await);
+    waits.set_response_timeout(Duration::from_secs(60));
+    let mut took = Vec::new();
+    for turn in 0..times {
+        let wait = redis::cmd("BLMOVE").arg("from").arg("to").arg("RIGHT").arg("LEFT").arg(0).to_owned();
+        let waiting = async {
+            waits.send_packed_command(&wait).await.expect("moved");
+            Instant::now()
+        };
+        let pushing = async {
+            tokio::time::sleep(Duration::from_millis(3 + turn as u64 % 7)).await;
+            let start = Instant::now();
+            pushes.send_packed_command(redis::cmd("LPUSH").arg("from").arg("job")).await.expect("pushed");
+            start
+        };
+        let (arrived, start) = tokio::join!(waiting, pushing);
+        took.push(arrived - start);
+    }
+    took.sort();
+    took
+}
+
+fn latency(server: &RedisServer, ticks: usize) {
+    let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
+    let bare = runtime().block_on(bare_pick_up(server, ticks));
+    let jobs = Redis::open(&server.url()).expect("a good URL");
+    let producer = Redis::open(&server.url()).expect("a good URL");
+    let pause = |turn: usize| Duration::from_millis(3 + turn as u64 % 7);
+    let ours = runtime().block_on(pick_up(jobs.intake(), &producer, ticks, pause));
+    for (name, took) in [("bare BLMOVE", bare), ("worker", ours)] {
+        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
+        table.row(&[
+            name.to_owned(),
+            format!("{:.0}", at(0.5)),
+            format!("{:.0}", at(0.99)),
+            format!("{:.0}", at(1.0)),
+        ]);
+    }
+    table.print();
+}
+
+fn main() {
+    install_recorder();
+    let Some(server) = Options::new().start() else { return };
+    let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
+    let (count, rounds, many, ticks, rest) =
+        if smoke { (500, 1, 1_000, 5, 1) } else { (100_000, 5, 1_000_000, 500, 20) };
+    throughput(&server, count, rounds, many);
+    server.command(&["FLUSHALL"]);
+    latency(&server, ticks);
+    let jobs = Redis::open(&server.url()).expect("a good URL");
+    let (cpu, _) = runtime().block_on(async { idle(jobs.intake(), Duration::from_secs(rest)).await });
+    println!("\nan idle worker: {cpu:.2} % CPU over {rest} s");
+}

@@ -1,0 +1,108 @@
+//! Changing what the server holds: a job is looked for, and changed in one step if it is still where it was.
+
+use async_trait::async_trait;
+
+use super::codec::{Failure, sidekiq};
+use super::exchange::{RECLAIM, ask, int, understand};
+use super::link::{CHANGE, EXCHANGE};
+use super::look::Found;
+use super::source::CANCELLED;
+use super::{Redis, keys};
+use crate::backend::wall_clock;
+use crate::error::Error;
+use crate::inspect::{JobState, Manage};
+use crate::job::{JobId, Queue};
+use crate::lease::Reclaim;
+
+/// How often a job is looked for again that went on meanwhile.
+const TRIES: usize = 5;
+
+/// Where a job is to go.
+enum To {
+    Dead(Option<Vec<u8>>),
+    Queue(Queue, Vec<u8>),
+    Away,
+    /// Its worker is to be told.
+    Cancelled,
+}
+
+impl Redis {
+    /// Changes a job as `decide` says, which gives nothing for one that can't be changed so.
+    async fn change(
+        &self,
+        id: &JobId,
+        doing: &'static str,
+        decide: impl Fn(&Found) -> Option<To>,
+    ) -> Result<bool, Error> {
+        for _ in 0..TRIES {
+            let Some(found) = self.locate(id).await? else { return Ok(false) };
+            let Some(to) = decide(&found) else { return Ok(false) };
+            if self.change_found(&found, &to, doing).await? {
+                self.0.bell.notify_waiters();
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn change_found(&self, found: &Found, to: &To, doing: &'static str) -> Result<bool, Error> {
+        let mut call = CHANGE.call(&[&found.key, keys::QUEUES, keys::DEAD, keys::CANCELLED]);
+        call.arg(match found.state {
+            JobState::Ready => "list",
+            JobState::Leased => "hash",
+            _ => "zset",
+        });
+        call.arg(&found.here[..]);
+        match to {
+            To::Dead(Some(raw)) => call.arg("dead").arg(&raw[..]).arg(""),
+            To::Queue(queue, raw) => call.arg("queue").arg(&raw[..]).arg(queue.as_str()),
+            To::Dead(None) | To::Away => call.arg("away").arg("").arg(""),
+            To::Cancelled => call.arg("cancelled").arg("").arg(""),
+        };
+        call.arg(keys::QUEUE).arg(self.0.terms.max_dead).arg(self.0.terms.dead_for.as_secs());
+        let answer = self.0.lane.run(&self.0.dial, doing, &CHANGE, &call).await?;
+        Ok(int(&answer) == Some(1))
+    }
+}
+
+#[async_trait]
+impl Manage for Redis {
+    async fn cancel(&self, id: &JobId) -> Result<bool, Error> {
+        self.change(id, "cancelling a job", |found| match found.state {
+            JobState::Dead | JobState::Done => None,
+            JobState::Leased => Some(To::Cancelled),
+            JobState::Ready | JobState::Delayed => {
+                let (now, queue) = (wall_clock(), Some(&found.job.job.queue));
+                let failure = Failure { reason: CANCELLED, now, attempt: found.job.attempts, queue };
+                Some(To::Dead(found.keep_dead.then(|| sidekiq::dead(&found.raw, &failure))))
+            }
+        })
+        .await
+    }
+
+    async fn requeue(&self, id: &JobId) -> Result<bool, Error> {
+        self.change(id, "requeueing a job", |found| {
+            let anew = match found.state {
+                JobState::Dead => sidekiq::revived(&found.raw, wall_clock()),
+                JobState::Delayed => sidekiq::enqueued(&found.raw, wall_clock()),
+                JobState::Ready | JobState::Leased | JobState::Done => return None,
+            };
+            anew.ok().map(|(queue, raw)| To::Queue(queue, raw))
+        })
+        .await
+    }
+
+    async fn delete(&self, id: &JobId) -> Result<bool, Error> {
+        self.change(id, "deleting a job", |found| (found.state != JobState::Leased).then_some(To::Away)).await
+    }
+}
+
+/// Every exchange of a worker does this for a number of jobs; this is for rescuers that want to know how many it was.
+#[async_trait]
+impl Reclaim for Redis {
+    async fn reclaim(&self, max: usize) -> Result<usize, Error> {
+        let call = ask(&self.0.terms, max.min(RECLAIM), 0, &[], &[], wall_clock());
+        let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
+        Ok(understand(answer)?.reclaimed)
+    }
+}

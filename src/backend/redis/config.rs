@@ -1,0 +1,166 @@
+//! What can be set, and what a URL says.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
+
+use super::Redis;
+use super::codec::sidekiq::Times;
+use super::exchange::Terms;
+use super::link::Dial;
+use crate::backend::check_leases;
+use crate::error::Error;
+
+/// How to reach a server, and how jobs stand there. Made by [`Redis::builder`].
+///
+/// All workers on one server should agree on the lease's time and the limits: each goes by its own.
+#[derive(Clone)]
+#[must_use]
+pub struct RedisBuilder {
+    url: String,
+    pub(super) lease_ttl: Duration,
+    pub(super) crash_limit: u32,
+    pub(super) max_dead: usize,
+    pub(super) dead_for: Duration,
+    pub(super) max_payload_bytes: usize,
+    pub(super) times: Times,
+    timeout: Duration,
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the URL, which may hold a password.
+        f.debug_struct("RedisBuilder")
+            .field("lease_ttl", &self.lease_ttl)
+            .field("crash_limit", &self.crash_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            lease_ttl: Duration::from_secs(30),
+            crash_limit: 3,
+            max_dead: 10_000,
+            dead_for: Duration::from_secs(180 * 86_400),
+            max_payload_bytes: 16 << 20,
+            times: Times::Millis,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// For how long a job belongs to a worker that does not renew its lease; up to a year. Default 30 s: a worker
+    /// renews after a third of it, and a job is tried again within half a minute of its worker's end.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.lease_ttl = ttl;
+        self
+    }
+
+    /// How often the lease of a job may run out, within three days, before it goes to the dead ones: then it is taken
+    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. For a job with a number of attempts of its own
+    /// that number counts instead, and each lapsed lease as an attempt.
+    pub fn crash_limit(mut self, lapses: u32) -> Self {
+        self.crash_limit = lapses;
+        self
+    }
+
+    /// How many dead jobs are kept; the oldest go. Default 10,000, as Sidekiq has it.
+    pub fn max_dead(mut self, jobs: usize) -> Self {
+        self.max_dead = jobs;
+        self
+    }
+
+    /// For how long dead jobs are kept. Default 180 days, as Sidekiq has it.
+    pub fn dead_for(mut self, time: Duration) -> Self {
+        self.dead_for = time;
+        self
+    }
+
+    /// How large a payload may be that is enqueued here. Default 16 MiB.
+    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
+        self.max_payload_bytes = bytes;
+        self
+    }
+
+    /// Writes times as Sidekiq 7 and older do, in seconds with a fraction, for workers and dashboards of these. Default:
+    /// as Sidekiq 8 does, in whole milliseconds. Both are read.
+    pub fn times_in_seconds(mut self) -> Self {
+        self.times = Times::Seconds;
+        self
+    }
+
+    /// How long connecting may take, and the answer to a producer or an operator. Default 5 s. (What a worker asks for
+    /// is given up after the worker's own `call_timeout`.)
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
+    /// Makes the handle. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a URL or a setting that makes no sense. The URL is never
+    /// repeated: it may hold a password.
+    pub fn open(self) -> Result<Redis, Error> {
+        check_leases(self.lease_ttl, self.crash_limit)?;
+        if self.timeout.is_zero() {
+            return Err(Error::invalid("timeout is 0: it must be above zero"));
+        }
+        let info = self.url.as_str().into_connection_info().map_err(|_| nonsense())?;
+        let target = target(&info);
+        let client = Client::open(info).map_err(|_| nonsense())?;
+        let dial = Dial::new(client, target, self.timeout);
+        Ok(Redis::from_parts(&self, dial))
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        Terms { lease_ttl: self.lease_ttl, max_dead: self.max_dead, dead_for: self.dead_for }
+    }
+}
+
+fn nonsense() -> Error {
+    Error::invalid(
+        "the URL of a Redis server makes no sense: it is redis://USER:PASSWORD@HOST:PORT/DATABASE, of which all but \
+         the host may be left out, or redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
+    )
+}
+
+/// Where it leads to, without credentials.
+fn target(info: &ConnectionInfo) -> String {
+    let database = info.redis_settings().db();
+    match info.addr() {
+        ConnectionAddr::Unix(path) => format!("redis+unix://{}?db={database}", path.display()),
+        ConnectionAddr::TcpTls { host, port, .. } => format!("rediss://{host}:{port}/{database}"),
+        ConnectionAddr::Tcp(host, port) => format!("redis://{host}:{port}/{database}"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_never_repeated_with_its_password() {
+        let redis = RedisBuilder::new("redis://ada:secret@127.0.0.1:7000/3").open().expect("a good URL");
+        assert_eq!(redis.dial().target, "redis://127.0.0.1:7000/3");
+        for bad in ["redis://ada:secret@", "redis://ada:secret@h:port", "ftp://secret", "redis://h/secret"] {
+            let error = RedisBuilder::new(bad).open().map(drop).expect_err(bad);
+            assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
+        }
+        assert!(!format!("{redis:?}").contains("secret"));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        let builder = || RedisBuilder::new("redis://127.0.0.1");
+        for bad in
+            [builder().lease_ttl(Duration::ZERO), builder().crash_limit(0), builder().timeout(Duration::ZERO)]
+        {
+            assert!(bad.open().is_err_and(|error| error.is_invalid_input()));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The one exchange with the server by which jobs are settled and taken: what is said, and what is answered.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use super::failure::nonsense;
+use super::keys;
+use super::link::EXCHANGE;
+use crate::error::Error;
+use crate::job::Queue;
+
+/// The most jobs that one exchange settles or takes: what a script can hold at once is bounded.
+pub(super) const MOST: usize = 1000;
+
+pub(super) const DOING: &str = "exchanging jobs with the server";
+
+/// What is to become of a job that was handed over.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is gone; nothing but its token is known of it on the server.
+    Done,
+    /// It is gone, and so is what was noted beside it.
+    MarkedDone,
+    /// It goes to the back of its queue, in this form.
+    Retry { queue: Queue, raw: Vec<u8> },
+    /// It waits among the retries, in this form.
+    Later { after: Duration, raw: Vec<u8> },
+    /// It is kept with the dead ones in this form, or not at all.
+    Dead { raw: Option<Vec<u8>> },
+    /// The same, even if it is to be cancelled.
+    End { raw: Option<Vec<u8>> },
+    /// It goes back as it was: to the front of its queue, or to wait.
+    Back { after: Duration },
+}
+
+/// The parts of an exchange that stay the same.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) lease_ttl: Duration,
+    pub(super) max_dead: usize,
+    pub(super) dead_for: Duration,
+}
+
+/// How many jobs whose lease has run out an exchange gives back: others are not held up by many.
+pub(super) const RECLAIM: usize = 256;
+
+/// What is said: `most` may be taken from these queues (none named: from all), after up to `reclaim` jobs were given
+/// back whose lease has run out.
+pub(super) fn ask(
+    terms: &Terms,
+    reclaim: usize,
+    most: usize,
+    queues: &[Queue],
+    verdicts: &[(u64, Verdict)],
+    now: SystemTime,
+) -> Cmd {
+    let mut call = EXCHANGE.call(&[
+        keys::LEASES,
+        keys::HELD,
+        keys::TOKEN,
+        keys::LAPSED,
+        keys::CANCELLED,
+        keys::QUEUES,
+        keys::SCHEDULE,
+        keys::RETRY,
+        keys::DEAD,
+        keys::PROCESSED,
+        keys::FAILED,
+    ]);
+    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(keys::QUEUE).arg(today(now));
+    call.arg(terms.max_dead).arg(terms.dead_for.as_secs()).arg(reclaim).arg(queues.len());
+    for queue in queues {
+        call.arg(queue.as_str());
+    }
+    let done = |verdict: &Verdict| matches!(verdict, Verdict::Done);
+    call.arg(verdicts.iter().filter(|(_, verdict)| done(verdict)).count());
+    for (token, verdict) in verdicts {
+        if done(verdict) {
+            call.arg(*token);
+        }
+    }
+    for (token, verdict) in verdicts {
+        match verdict {
+            Verdict::Done => continue,
+            Verdict::MarkedDone => call.arg("done").arg(*token),
+            Verdict::Retry { queue, raw } => call.arg("retry").arg(*token).arg(queue.as_str()).arg(&raw[..]),
+            Verdict::Later { after, raw } => call.arg("later").arg(*token).arg(millis(*after)).arg(&raw[..]),
+            Verdict::Dead { raw } => call.arg("dead").arg(*token).arg(raw.as_deref().unwrap_or_default()),
+            Verdict::End { raw } => call.arg("end").arg(*token).arg(raw.as_deref().unwrap_or_default()),
+            Verdict::Back { after } => call.arg("back").arg(*token).arg(millis(*after)),
+        };
+    }
+    call
+}
+
+/// At least one for what is not nothing, so that a wait is never taken for none.
+pub(super) fn millis(time: Duration) -> u64 {
+    // A year is far more than a lease may have, and a thousand of them more than anything may wait.
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).min(1000 * 365 * 86_400_000)
+}
+
+/// The day in the names of the counters, by UTC.
+fn today(now: SystemTime) -> String {
+    let days = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Year, month and day of the given day after the first of 1970, in the Gregorian calendar: counted from the first of
+/// March of the year 0, in which four centuries have 146,097 days and the months from March on 153 days every five.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// What is answered.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// When a job that waits for its time becomes due.
+    pub(super) job_due: Option<Duration>,
+    /// When anything does: a job, or a lease that runs out.
+    pub(super) due: Option<Duration>,
+    /// The server's clock, in ms since 1970.
+    pub(super) now_ms: u64,
+    /// Tokens that were no longer ours.
+    pub(super) stale: Vec<u64>,
+    /// Tokens of jobs that were not done and are to be cancelled.
+    pub(super) refused: Vec<u64>,
+    pub(super) taken: Vec<Taken>,
+    /// How many jobs were given back whose lease had run out.
+    pub(super) reclaimed: usize,
+}
+
+/// A job that was taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) token: u64,
+    pub(super) queue: Queue,
+    pub(super) raw: Bytes,
+    pub(super) lapses: Lapses,
+}
+
+/// What became of a job's leases before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lapses {
+    /// So many have run out.
+    Times(u32),
+    /// It was to be cancelled when its lease ran out.
+    Cancelled,
+}
+
+/// Reads an answer.
+pub(super) fn understand(answer: Value) -> Result<Answer, Error> {
+    read(answer).ok_or_else(|| nonsense(DOING))
+}
+
+fn read(answer: Value) -> Option<Answer> {
+    let Value::Array(parts) = answer else { return None };
+    let [now, job_due, due, stale, refused, first, taken, lapses, reclaimed] =
+        <[Value; 9]>::try_from(parts).ok()?;
+    let mut answer = Answer {
+        now_ms: u64::try_from(int(&now)?).ok()?,
+        job_due: wait(&job_due)?,
+        due: wait(&due)?,
+        stale: tokens(stale)?,
+        refused: tokens(refused)?,
+        taken: Vec::new(),
+        reclaimed: usize::try_from(int(&reclaimed)?).ok()?,
+    };
+    let mut token = u64::try_from(int(&first)?).ok()?;
+    for group in array(taken)? {
+        let mut group = array(group)?.into_iter();
+        let queue = Queue::new(String::from_utf8_lossy(&bytes(group.next()?)?));
+        answer.taken.reserve(group.len());
+        for raw in group {
+            let raw = Bytes::from(bytes(raw)?);
+            answer.taken.push(Taken { token, queue: queue.clone(), raw, lapses: Lapses::Times(0) });
+            token += 1;
+        }
+    }
+    let lapses = array(lapses)?;
+    for pair in lapses.chunks_exact(2) {
+        let times = String::from_utf8(bytes(pair[1].clone())?).ok()?;
+        let place = answer.taken.get_mut(usize::try_from(int(&pair[0])?).ok()?)?;
+        place.lapses = match times.as_str() {
+            "cancelled" => Lapses::Cancelled,
+            times => Lapses::Times(times.parse().unwrap_or(u32::MAX)),
+        };
+    }
+    Some(answer)
+}
+
+fn wait(value: &Value) -> Option<Option<Duration>> {
+    int(value).map(|wait| u64::try_from(wait).ok().map(Duration::from_millis))
+}
+
+fn tokens(value: Value) -> Option<Vec<u64>> {
+    array(value)?.into_iter().map(|token| String::from_utf8(bytes(token)?).ok()?.parse().ok()).collect()
+}
+
+pub(super) fn array(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(values) | Value::Set(values) => Some(values),
+        _ => None,
+    }
+}
+
+pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.into_bytes()),
+        _ => None,
+    }
+}
+
+pub(super) fn int(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_day_is_that_of_the_calendar() {
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (68_255_999, "1972-02-29"),
+            (68_256_000, "1972-03-01"),
+            (951_782_400, "2000-02-29"),
+            (1_763_683_199, "2025-11-20"),
+            (1_763_683_200, "2025-11-21"),
+            (1_798_761_599, "2026-12-31"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(today(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), day);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_never_taken_for_none() {
+        assert_eq!(millis(Duration::ZERO), 0);
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_micros(1500)), 2);
+        assert!(millis(Duration::MAX) < 1 << 53);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_refused() {
+        for answer in [Value::Nil, Value::Int(7), Value::Array(vec![Value::Int(1); 9]), Value::Array(vec![])]
+        {
+            assert!(understand(answer).is_err());
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Looking at what the server holds: through queues and sets part by part, so that nobody else waits long for it.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::Value;
+
+use super::codec::{self, sidekiq};
+use super::exchange::{array, bytes, int};
+use super::failure::nonsense;
+use super::link::{COUNT, SEARCH};
+use super::{Redis, due, keys};
+use crate::error::Error;
+use crate::inspect::{Counts, Inspect, JobQuery, JobState, Position, StoredJob};
+use crate::job::{Job, JobId, Kind, Queue};
+
+/// How many places of a queue or a set are looked through at a time.
+const PART: usize = 1000;
+
+const LOOKING: &str = "looking for a job";
+const LISTING: &str = "listing jobs";
+const COUNTING: &str = "counting jobs";
+
+/// The sets in which jobs wait or are kept, with what they are there.
+const SETS: [(&str, JobState); 3] =
+    [(keys::SCHEDULE, JobState::Delayed), (keys::RETRY, JobState::Delayed), (keys::DEAD, JobState::Dead)];
+
+/// A job where it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) state: JobState,
+    /// The key that it stands at.
+    pub(super) key: String,
+    /// What stands there; of one with a worker the field.
+    pub(super) here: Bytes,
+    pub(super) raw: Bytes,
+    pub(super) job: StoredJob,
+    pub(super) keep_dead: bool,
+}
+
+/// What is to be looked through.
+#[derive(Clone, Copy, Debug)]
+struct Part<'a> {
+    key: &'a str,
+    how: &'static str,
+    state: JobState,
+    /// Whose list it is.
+    queue: Option<&'a Queue>,
+    from: usize,
+    most: usize,
+    with: &'a str,
+    without: &'a str,
+}
+
+impl<'a> Part<'a> {
+    fn of_set(key: &'a str, state: JobState) -> Self {
+        Self { key, how: "zset", state, queue: None, from: 0, most: PART, with: "", without: "" }
+    }
+
+    fn of_queue(key: &'a str, queue: &'a Queue) -> Self {
+        Self { how: "list", queue: Some(queue), ..Self::of_set(key, JobState::Ready) }
+    }
+
+    fn of_held() -> Self {
+        Self { how: "hash", ..Self::of_set(keys::HELD, JobState::Leased) }
+    }
+}
+
+fn key_of(queue: &Queue) -> String {
+    format!("{}{queue}", keys::QUEUE)
+}
+
+impl Redis {
+    /// Where the job of this id is. It may have gone on by the time that this is known.
+    pub(super) async fn locate(&self, id: &JobId) -> Result<Option<Found>, Error> {
+        // The id of a job that brings none is made from its bytes, so that it can't be searched for.
+        for (with, without) in [(id.as_str(), ""), ("", "\"jid\"")] {
+            if let found @ Some(_) = self.search(id, with, without).await? {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn search(&self, id: &JobId, with: &str, without: &str) -> Result<Option<Found>, Error> {
+        // In the order in which a job goes, so that it is not missed on its way.
+        let queues = self.queues(LOOKING).await?;
+        let queues: Vec<(String, &Queue)> = queues.iter().map(|queue| (key_of(queue), queue)).collect();
+        let sets = SETS.iter().map(|(key, state)| Part::of_set(key, *state));
+        let lists = queues.iter().map(|(key, queue)| Part::of_queue(key, queue));
+        for part in sets.chain(lists).chain([Part::of_held()]) {
+            let mut part = Part { with, without, ..part };
+            loop {
+                let (seen, found) = self.part(part, LOOKING).await?;
+                if let Some(found) = found.into_iter().find(|found| found.job.job.id == *id) {
+                    return Ok(Some(found));
+                }
+                part.from += PART;
+                if seen < PART || part.how == "hash" {
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is meant of a part, and how much there was in it.
+    async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(usize, Vec<Found>), Error> {
+        let mut call = SEARCH.call(&[part.key, keys::LEASES, keys::CANCELLED, keys::LAPSED]);
+        call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
+        let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
+        read_part(answer, &part).ok_or_else(|| nonsense(doing))
+    }
+
+    async fn queues(&self, doing: &'static str) -> Result<Vec<Queue>, Error> {
+        let ask = redis::Cmd::smembers(keys::QUEUES);
+        let answer = self.0.lane.send(&self.0.dial, doing, &ask).await?;
+        due::queues_in(answer).ok_or_else(|| nonsense(doing))
+    }
+}
+
+fn read_part(answer: Value, part: &Part<'_>) -> Option<(usize, Vec<Found>)> {
+    let [seen, found] = <[Value; 2]>::try_from(array(answer)?).ok()?;
+    let seen = usize::try_from(int(&seen)?).ok()?;
+    let found = array(found)?.into_iter().map(|found| read_found(found, part)).collect::<Option<_>>()?;
+    Some((seen, found))
+}
+
+fn read_found(found: Value, part: &Part<'_>) -> Option<Found> {
+    let [value, beside, lapses, runs_out, cancelled, superseded_by] =
+        <[Value; 6]>::try_from(array(found)?).ok()?;
+    let value = Bytes::from(bytes(value)?);
+    let text = |value| String::from_utf8(bytes(value)?).ok();
+    let beside = text(beside)?;
+    let lapses = text(lapses)?.parse().unwrap_or(0);
+    let held = (part.state == JobState::Leased).then(|| parts(&value)).flatten();
+    let (since, queue, raw) = match held {
+        Some((since, queue, raw)) => (Some(since), Some(queue), raw),
+        None => (None, part.queue.cloned(), value.clone()),
+    };
+    let score = beside.parse::<f64>().ok().and_then(moment);
+    let (mut job, keep_dead) = view(&raw, part.state, queue, lapses, score);
+    if let Some(since) = since {
+        job.since = since;
+        job.due = text(runs_out)?.parse::<f64>().ok().and_then(|ms| moment(ms / 1000.0));
+        job.cancel_requested = int(&cancelled)? == 1;
+        job.superseded_by = Some(text(superseded_by)?).filter(|id| !id.is_empty()).map(JobId::new);
+    }
+    let here = if part.state == JobState::Leased { Bytes::from(beside) } else { value };
+    Some(Found { state: part.state, key: part.key.to_owned(), here, raw, job, keep_dead })
+}
+
+/// When something was handed over, from which queue, and what.
+fn parts(held: &Bytes) -> Option<(SystemTime, Queue, Bytes)> {
+    let mut ends = held.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
+    let (first, second) = (ends.next()?, ends.next()?);
+    let number = |from: usize, to: usize| std::str::from_utf8(&held[from..to]).ok()?.parse::<u64>().ok();
+    let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number(0, first)?))?;
+    let name_ends = usize::try_from(number(first + 1, second)?).ok()?.checked_add(second + 1)?;
+    let queue = Queue::new(String::from_utf8_lossy(held.get(second + 1..name_ends)?));
+    Some((since, queue, held.slice(name_ends..)))
+}
+
+/// A score: seconds since 1970.
+fn moment(seconds: f64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+/// A job as people see it, and whether it is kept when it dies.
+fn view(
+    raw: &Bytes,
+    state: JobState,
+    queue: Option<Queue>,
+    lapses: u32,
+    score: Option<SystemTime>,
+) -> (StoredJob, bool) {
+    let Ok(read) = sidekiq::read(raw) else {
+        // It is shown all the same, so that it can be deleted.
+        let id = codec::stable_id(raw);
+        let mut job = Job::new(id, Kind::new("(unreadable)"), raw.clone(), SystemTime::UNIX_EPOCH);
+        job.queue = queue.unwrap_or_default();
+        let mut stored = StoredJob::new(Arc::new(job), state, 0, score.unwrap_or(SystemTime::UNIX_EPOCH));
+        stored.last_error = Some("this is no job in the layout of Sidekiq".into());
+        return (stored, true);
+    };
+    let mut job = read.job;
+    if let Some(queue) = queue {
+        job.queue = queue;
+    }
+    let running = u32::from(state == JobState::Leased);
+    let attempts = read.failures.saturating_add(lapses).saturating_add(running);
+    let since = match state {
+        JobState::Dead => score.or(read.failed_at),
+        _ => read.failed_at,
+    };
+    let since = since.or(read.enqueued_at).unwrap_or(job.enqueued_at);
+    let mut stored = StoredJob::new(Arc::new(job), state, attempts, since);
+    stored.last_error = read.last_error;
+    stored.due = score.filter(|_| state == JobState::Delayed);
+    (stored, read.keep_dead)
+}
+
+/// By which time a job has its place in a list.
+fn time_of(job: &StoredJob) -> SystemTime {
+    job.due.filter(|_| job.state == JobState::Delayed).unwrap_or(job.since)
+}
+
+/// That time, and by what the job is told from others of the same time.
+fn position_of(job: &StoredJob) -> [u64; 3] {
+    let since = time_of(job).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    job.job.id.hash(&mut hasher);
+    [since.as_secs(), since.subsec_nanos().into(), hasher.finish()]
+}
+
+/// Goes through what stands at one key, from what has been there longest.
+struct Cursor {
+    key: String,
+    queue: Option<Queue>,
+    /// The next place to look at.
+    from: usize,
+    /// There may be more.
+    more: bool,
+    ahead: VecDeque<StoredJob>,
+}
+
+impl Cursor {
+    fn new(key: String, queue: Option<Queue>) -> Self {
+        Self { key, queue, from: 0, more: true, ahead: VecDeque::new() }
+    }
+
+    /// Reads on until a job is there that is wanted, or the end.
+    async fn fill(&mut self, redis: &Redis, wanted: &JobQuery) -> Result<(), Error> {
+        while self.ahead.is_empty() && self.more {
+            let how = match wanted.state {
+                JobState::Ready => "tail",
+                JobState::Leased => "hash",
+                _ => "zset",
+            };
+            let set = Part::of_set(&self.key, wanted.state);
+            let part = Part { how, queue: self.queue.as_ref(), from: self.from, ..set };
+            let (seen, mut found) = redis.part(part, LISTING).await?;
+            if how == "hash" {
+                found.sort_by_key(|found| std::str::from_utf8(&found.here).ok()?.parse::<u64>().ok());
+            }
+            self.from += PART;
+            self.more = seen == PART && how != "hash";
+            let jobs = found.into_iter().map(|found| found.job);
+            self.ahead.extend(jobs.filter(|job| wanted.takes(&job.job)));
+        }
+        Ok(())
+    }
+}
+
+impl Redis {
+    /// The jobs that are wanted, of those of which `counts` says so when they come by in the order of the list.
+    async fn walk(
+        &self,
+        wanted: &JobQuery,
+        mut counts: impl FnMut([u64; 3]) -> bool + Send,
+    ) -> Result<Vec<StoredJob>, Error> {
+        let mut cursors = self.cursors(wanted.state).await?;
+        let (mut skip, mut jobs) = (wanted.skip, Vec::new());
+        while jobs.len() < wanted.max {
+            for cursor in &mut cursors {
+                cursor.fill(self, wanted).await?;
+            }
+            let first = cursors
+                .iter_mut()
+                .filter(|cursor| !cursor.ahead.is_empty())
+                .min_by_key(|cursor| cursor.ahead.front().map(time_of));
+            let Some(mut job) = first.and_then(|cursor| cursor.ahead.pop_front()) else { break };
+            let position = position_of(&job);
+            if !counts(position) {
+                continue;
+            }
+            job.position = Position::new(position);
+            match skip {
+                0 => jobs.push(job),
+                _ => skip -= 1,
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Since when the next of the queues that has been ready longest has been so.
+    async fn ready_since(&self) -> Result<Option<SystemTime>, Error> {
+        let mut first = None;
+        for queue in self.queues(COUNTING).await? {
+            let key = key_of(&queue);
+            let next = Part { how: "tail", most: 1, ..Part::of_queue(&key, &queue) };
+            let (_, found) = self.part(next, COUNTING).await?;
+            first = found.iter().map(|found| found.job.since).chain(first).min();
+        }
+        Ok(first)
+    }
+
+    async fn cursors(&self, state: JobState) -> Result<Vec<Cursor>, Error> {
+        if state == JobState::Ready {
+            let queues = self.queues(LISTING).await?.into_iter();
+            return Ok(queues.map(|queue| Cursor::new(key_of(&queue), Some(queue))).collect());
+        }
+        let held = (keys::HELD, JobState::Leased);
+        let keys = SETS.iter().chain([&held]).filter(|(_, of)| *of == state);
+        Ok(keys.map(|(key, _)| Cursor::new((*key).to_owned(), None)).collect())
+    }
+}
+
+#[async_trait]
+impl Inspect for Redis {
+    /// What was done is what was processed and has not failed, by Sidekiq's counters: of all workers there ever were.
+    async fn counts(&self) -> Result<Counts, Error> {
+        let mut call = COUNT.call(&[
+            keys::QUEUES,
+            keys::SCHEDULE,
+            keys::RETRY,
+            keys::LEASES,
+            keys::DEAD,
+            keys::PROCESSED,
+            keys::FAILED,
+        ]);
+        call.arg(keys::QUEUE);
+        let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
+        let counts: Option<Vec<u64>> = array(answer)
+            .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());
+        let counts = counts.and_then(|counts| <[u64; 7]>::try_from(counts).ok());
+        let [ready, delayed, leased, dead, processed, failed, superseded] =
+            counts.ok_or_else(|| nonsense(COUNTING))?;
+        let done = processed.saturating_sub(failed);
+        let ready_since = if ready > 0 { self.ready_since().await? } else { None };
+        Ok(Counts { ready, delayed, leased, dead, done, kept: 0, superseded, ready_since })
+    }
+
+    /// Goes through all that there is, part by part: where a job is, is not known.
+    async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {
+        Ok(self.locate(id).await?.map(|found| found.job))
+    }
+
+    /// In the order in which a queue is taken from, and those that wait by their time. What comes and goes meanwhile
+    /// may be missed or come twice. What stands behind a job is looked for from the beginning on, so it takes the longer
+    /// the farther down that is.
+    async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
+        let Some(after) = wanted.after.map(Position::parts) else {
+            return self.walk(wanted, |_| true).await;
+        };
+        let mut passed = false;
+        let behind = |position| {
+            let counts = passed;
+            passed = passed || position == after;
+            counts
+        };
+        let jobs = self.walk(wanted, behind).await?;
+        if passed {
+            return Ok(jobs);
+        }
+        // It has gone. From the first of its time on: better one twice than one of the same moment not at all.
+        let from = |position: [u64; 3]| {
+            passed = passed || position[..2] >= after[..2];
+            passed
+        };
+        self.walk(wanted, from).await
+    }
+}

@@ -1,0 +1,174 @@
+//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq keeps them, for many workers on many machines.
+//!
+//! | promise | |
+//! |---|---|
+//! | layout | Sidekiq's keys and payloads, byte for byte: its producers, its workers and its Web UI work on the same server unchanged |
+//! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
+//! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
+//! | queues | strictly in the order of the request; without any, all that there are, by their names |
+//! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
+//! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
+//! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
+//! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
+//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
+//!
+//! A job is moved from its queue into `tidegate:held` and given a lease in one step, so that whatever dies, it is in
+//! one of the two. Settlements and the next fetch share one exchange. The server must be Redis 6.2 or newer, or Valkey,
+//! and no cluster.
+
+// `exchange` is what is said to the server and what it answers; `link` is how; `source` is a worker's session; `watch`
+// waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
+
+mod change;
+#[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
+pub(crate) mod codec;
+mod config;
+mod due;
+mod enqueue;
+mod exchange;
+mod failure;
+mod held;
+mod keys;
+mod link;
+mod look;
+mod renew;
+mod source;
+mod watch;
+
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use self::codec::sidekiq::Times;
+pub use self::config::RedisBuilder;
+use self::enqueue::Ids;
+use self::exchange::Terms;
+use self::held::Hands;
+use self::link::{Dial, Lane};
+use self::renew::Renewer;
+use self::source::Session;
+use super::Backend;
+use crate::error::Error;
+use crate::lease::Renew;
+use crate::source::{Connect, Intake, Source};
+
+/// The schemes of its URLs.
+pub(super) const SCHEMES: [&str; 3] = [SCHEME, "rediss", "redis+unix"];
+
+const SCHEME: &str = "redis";
+
+/// Jobs on a server.
+///
+/// A handle: clones are cheap and are the same. Workers make their own connections from it ([`intake`](Self::intake));
+/// what producers and people ask goes over one that is made when it is needed and made anew after it was lost. Nothing
+/// runs in the background, but for what the driver needs to read from a connection while there is one.
+///
+/// All verbs must be called within a tokio runtime. Dropping one of their futures does not undo what it has begun.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), tidegate::Error> {
+/// use tidegate::backend::redis::Redis;
+/// use tidegate::{Enqueue, NewJob, Registry, Shutdown, Worker};
+///
+/// let jobs = Redis::open("redis://127.0.0.1/")?;
+/// jobs.enqueue(vec![NewJob::json("HardJob", &(1, "two"))?]).await?;
+/// let registry = Registry::new().handle("HardJob", |_, (number, text): (i64, String)| async move {
+///     println!("{number} {text}");
+/// });
+/// Worker::builder(jobs.intake(), registry).build()?.run(Shutdown::new()).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Redis(Arc<Shared>);
+
+/// What all clones of a handle share.
+struct Shared {
+    dial: Arc<Dial>,
+    /// For producers and people.
+    lane: Lane,
+    hands: Hands,
+    /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
+    bell: Notify,
+    terms: Terms,
+    crash_limit: u32,
+    max_payload_bytes: usize,
+    times: Times,
+    ids: Ids,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("target", &self.0.dial.target).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// The handle of a server, with the defaults of [`RedisBuilder`]. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// As [`RedisBuilder::open`].
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::builder(url).open()
+    }
+
+    /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
+    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`.
+    pub fn builder(url: &str) -> RedisBuilder {
+        RedisBuilder::new(url)
+    }
+
+    fn from_parts(builder: &RedisBuilder, dial: Dial) -> Self {
+        Self(Arc::new(Shared {
+            dial: Arc::new(dial),
+            lane: Lane::default(),
+            hands: Hands::new(RandomState::new().hash_one(0)),
+            bell: Notify::new(),
+            terms: builder.terms(),
+            crash_limit: builder.crash_limit,
+            max_payload_bytes: builder.max_payload_bytes,
+            times: builder.times,
+            ids: Ids::default(),
+        }))
+    }
+
+    #[cfg(test)]
+    fn dial(&self) -> &Dial {
+        &self.0.dial
+    }
+
+    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for.
+    pub fn intake(&self) -> Intake {
+        Intake::new(Arc::new(self.clone())).renewed_by(Arc::new(self.clone()))
+    }
+
+    /// All its verbs.
+    pub fn backend(&self) -> Backend {
+        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Connect<dyn Source> for Redis {
+    async fn connect(&self) -> Result<Arc<dyn Source>, Error> {
+        Ok(Arc::new(Session::connect(self.0.clone()).await?))
+    }
+
+    fn target(&self) -> String {
+        self.0.dial.target.clone()
+    }
+}
+
+#[async_trait]
+impl Connect<dyn Renew> for Redis {
+    async fn connect(&self) -> Result<Arc<dyn Renew>, Error> {
+        Ok(Arc::new(Renewer::connect(self.0.clone()).await?))
+    }
+
+    fn target(&self) -> String {
+        self.0.dial.target.clone()
+    }
+}

@@ -1,0 +1,72 @@
+//! The heartbeat's session: it renews leases, on a connection of its own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::exchange::{MOST, array, int, millis};
+use super::failure::nonsense;
+use super::keys;
+use super::link::RENEW;
+use crate::error::Error;
+use crate::job::Tag;
+use crate::lease::{Renew, Renewal, later};
+
+const DOING: &str = "renewing leases";
+
+/// One session of a heartbeat.
+pub(super) struct Renewer {
+    shared: Arc<Shared>,
+    connection: MultiplexedConnection,
+}
+
+impl Renewer {
+    pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
+        let connection = shared.dial.connect().await?;
+        Ok(Self { shared, connection })
+    }
+
+    async fn renew_part(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
+        let sent_at = Instant::now();
+        let mut call = RENEW.call(&[keys::LEASES, keys::CANCELLED]);
+        call.arg(millis(self.shared.terms.lease_ttl));
+        for tag in tags {
+            // A tag that is not in hand gets a token that nobody has.
+            let known = self.shared.hands.get(*tag).is_some();
+            call.arg(if known { tag.token } else { 0 });
+        }
+        let mut connection = self.connection.clone();
+        let answer = RENEW.send(&mut connection, DOING, &call).await?;
+        let answers = array(answer).filter(|answers| answers.len() == tags.len());
+        let answers = answers.ok_or_else(|| nonsense(DOING))?;
+        let until = later(sent_at, self.shared.terms.lease_ttl);
+        tags.iter().zip(answers).map(|(tag, answer)| self.renewed(*tag, int(&answer), until)).collect()
+    }
+
+    fn renewed(&self, tag: Tag, answer: Option<i64>, until: Instant) -> Result<Renewal, Error> {
+        let renewal = match answer {
+            Some(0) => Renewal::Lost,
+            Some(1) => Renewal::Kept,
+            Some(2) => Renewal::CancelRequested,
+            _ => return Err(nonsense(DOING)),
+        };
+        if renewal != Renewal::Lost {
+            self.shared.hands.renewed(tag, until);
+        }
+        Ok(renewal)
+    }
+}
+
+#[async_trait]
+impl Renew for Renewer {
+    async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
+        let mut renewals = Vec::with_capacity(tags.len());
+        for part in tags.chunks(MOST) {
+            renewals.extend(self.renew_part(part).await?);
+        }
+        Ok(renewals)
+    }
+}

@@ -1,0 +1,59 @@
+-- (unique.lua stands before this.) Changes a job where it stands, unless it has gone from there.
+-- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled. ARGV: 1 list, zset or hash, 2 what stands there (for a hash:
+-- its field), 3 where it is to go: dead, queue, away, or cancelled, 4 what is to stand there, 5 the queue, 6 what a
+-- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds.
+-- Answers 1 if it was changed.
+local kind, here, to, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if to == 'cancelled' then
+    if redis.call('HEXISTS', KEYS[1], here) == 0 then return 0 end
+    redis.call('HSET', KEYS[4], here, 1)
+    return 1
+end
+if to == 'queue' then
+    local there = redis.call('TYPE', ARGV[6] .. ARGV[5]).ok
+    if there ~= 'none' and there ~= 'list' then
+        return redis.error_reply('WRONGTYPE the key ' .. ARGV[6] .. ARGV[5] .. ' is a ' .. there .. ' and not a list')
+    end
+end
+local key, id = unique_of(here)
+-- A dead job's key may have been taken by another meanwhile.
+if to == 'queue' and key and KEYS[1] == KEYS[3] then
+    local there = redis.call('HGETALL', key)
+    for i = 1, #there, 2 do
+        local entry = entry_in(there[i + 1])
+        local holds = entry.window == 'p' and in_period(entry) or entry.window ~= 'p' and entry.state == 'w'
+            or entry.window == 'd' and entry.state ~= 'g'
+        if there[i] ~= id and holds then return 0 end
+    end
+end
+local gone
+if kind == 'list' then
+    gone = redis.call('LREM', KEYS[1], -1, here)
+else
+    gone = redis.call('ZREM', KEYS[1], here)
+end
+if gone == 0 then return 0 end
+if to ~= 'queue' then
+    unique_ended(here)
+elseif key then
+    -- A dead one takes its key again; its period, if that is its window, is not begun anew.
+    local entry = entry_in(redis.call('HGET', key, id))
+    if not entry then
+        local window = cjson.decode(here).tidegate.unique.window
+        window = window == 'queued' and 'q' or window == 'done' and 'd' or 'p'
+        entry = { window = window, until_when = 0, order = next_order(), checked = unique_now }
+    end
+    entry.state, entry.rest = 'w', after
+    put_entry(key, id, entry)
+    redis.call('PERSIST', key)
+end
+if to == 'dead' then
+    local now = tonumber(redis.call('TIME')[1])
+    redis.call('ZADD', KEYS[3], now, after)
+    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (now - tonumber(ARGV[8])))
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[7]))
+elseif to == 'queue' then
+    redis.call('LPUSH', ARGV[6] .. ARGV[5], after)
+    redis.call('SADD', KEYS[2], ARGV[5])
+end
+return 1

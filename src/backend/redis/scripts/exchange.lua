@@ -1,0 +1,210 @@
+-- (unique.lua stands before this.) Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
+-- lease afterwards is with somebody who lives.
+--
+-- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
+--       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
+--       10 processed, 11 failed
+-- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 today, 5 the most that are kept dead,
+--       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 how many queues there
+--       are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+-- Answers: the time in ms, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
+--       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
+--       in it), of those whose lease has lapsed before the place in this answer and how often, and how many jobs
+--       were given back.
+local leases, held, counter, lapsed, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local queues, schedule, retry, dead, processed_key, failed_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local ttl, room, prefix, today = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local MARK_SECONDS, STAT_SECONDS = 259200, 157680000
+local at = 8
+
+local function int(number) return string.format('%.0f', number) end
+local function next_arg() at = at + 1; return ARGV[at] end
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local seconds = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local function score(after) return string.format('%.6f', seconds + after / 1000) end
+
+local function parts(value)
+    local length, from = string.match(value, '^%d+:(%d+):()')
+    return string.sub(value, from, from + length - 1), string.sub(value, from + length)
+end
+local function mark_of(raw) return lapsed .. ':' .. redis.sha1hex(raw) end
+
+local function bury(raw)
+    redis.call('ZADD', dead, score(0), raw)
+    redis.call('ZREMRANGEBYSCORE', dead, '-inf', '(' .. score(-1000 * tonumber(ARGV[6])))
+    redis.call('ZREMRANGEBYRANK', dead, 0, -1 - tonumber(ARGV[5]))
+end
+
+-- A queue whose key is something else can't take it: it is kept with the dead ones.
+local function push(side, queue, raw)
+    if type(redis.pcall(side, prefix .. queue, raw)) == 'table' then
+        bury(raw)
+    else
+        redis.call('SADD', queues, queue)
+    end
+end
+
+-- The newest first: each is put before the one that came after it.
+local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[7])
+if #expired > 0 then
+    table.sort(expired, function(a, b) return tonumber(a) > tonumber(b) end)
+    redis.call('SET', lapsed, 1, 'EX', MARK_SECONDS)
+    for _, token in ipairs(expired) do
+        local value = redis.call('HGET', held, token)
+        if value then
+            local queue, raw = parts(value)
+            local mark = mark_of(raw)
+            if redis.call('HEXISTS', cancelled, token) == 1 then
+                redis.call('SET', mark, 'cancelled')
+            elseif redis.call('GET', mark) ~= 'cancelled' then
+                redis.call('INCR', mark)
+            end
+            redis.call('EXPIRE', mark, MARK_SECONDS)
+            if unique_back(raw, raw) then
+                redis.call('DEL', mark)
+            else
+                push('RPUSH', queue, raw)
+            end
+            redis.call('HDEL', held, token)
+        end
+        redis.call('ZREM', leases, token)
+        redis.call('HDEL', cancelled, token)
+    end
+end
+local some_lapsed = redis.call('EXISTS', lapsed) == 1
+local some_cancelled = redis.call('EXISTS', cancelled) == 1
+
+local names = {}
+for i = 1, tonumber(ARGV[8]) do names[i] = next_arg() end
+
+local stale, refused, processed, failed = {}, {}, 0, 0
+local done = tonumber(next_arg())
+if done > 0 then
+    local tokens = {}
+    for i = 1, done do tokens[i] = next_arg() end
+    local ours = {}
+    for i, until_when in ipairs(redis.call('ZMSCORE', leases, unpack(tokens))) do
+        if until_when and tonumber(until_when) > now then
+            ours[#ours + 1] = tokens[i]
+        else
+            stale[#stale + 1] = tokens[i]
+        end
+    end
+    if #ours > 0 then
+        redis.call('ZREM', leases, unpack(ours))
+        redis.call('HDEL', held, unpack(ours))
+        if some_cancelled then redis.call('HDEL', cancelled, unpack(ours)) end
+        processed = #ours
+    end
+end
+
+while at < #ARGV do
+    local what, token = next_arg(), next_arg()
+    local first = what ~= 'done' and next_arg()
+    local second = (what == 'retry' or what == 'later') and next_arg()
+    local until_when = redis.call('ZSCORE', leases, token)
+    local value = until_when and tonumber(until_when) > now and redis.call('HGET', held, token)
+    if not value then
+        stale[#stale + 1] = token
+    elseif what ~= 'done' and what ~= 'end' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
+        refused[#refused + 1] = token
+    else
+        local queue, raw = parts(value)
+        local ends = what == 'done' or what == 'dead' or what == 'end'
+        if ends then
+            unique_ended(raw)
+        elseif unique_back(raw, second or raw) then
+            what = 'superseded'
+        end
+        if what == 'done' then
+            processed = processed + 1
+        elseif what == 'retry' then
+            push('LPUSH', first, second)
+        elseif what == 'later' then
+            redis.call('ZADD', retry, score(tonumber(first)), second)
+        elseif ends then
+            if first ~= '' then bury(first) end
+        elseif what == 'back' and tonumber(first) == 0 then
+            push('RPUSH', queue, raw)
+        elseif what == 'back' then
+            redis.call('ZADD', schedule, score(tonumber(first)), raw)
+        end
+        if what ~= 'done' and what ~= 'back' and what ~= 'superseded' then
+            processed, failed = processed + 1, failed + 1
+        end
+        -- One that was handed back as it was keeps its count.
+        if what ~= 'back' and some_lapsed then redis.call('DEL', mark_of(raw)) end
+        redis.call('ZREM', leases, token)
+        redis.call('HDEL', held, token)
+        redis.call('HDEL', cancelled, token)
+    end
+end
+
+local function count(key, number)
+    if number > 0 then
+        redis.call('INCRBY', key, number)
+        local day = key .. ':' .. today
+        if redis.call('INCRBY', day, number) == number then redis.call('EXPIRE', day, STAT_SECONDS) end
+    end
+end
+count(processed_key, processed)
+count(failed_key, failed)
+
+local taken, lapses, total = {}, {}, 0
+if room > 0 then
+    if #names == 0 then
+        names = redis.call('SMEMBERS', queues)
+        table.sort(names)
+    end
+    for _, name in ipairs(names) do
+        local got = redis.call('RPOP', prefix .. name, room)
+        if got then
+            total, room = total + #got, room - #got
+            table.insert(got, 1, name)
+            taken[#taken + 1] = got
+            if room == 0 then break end
+        end
+    end
+end
+local token = 0
+if total > 0 then
+    token = redis.call('INCRBY', counter, total) - total + 1
+    local entries, runs_out, number = {}, {}, token
+    for _, group in ipairs(taken) do
+        local head = int(now) .. ':' .. #group[1] .. ':' .. group[1]
+        for i = 2, #group do
+            local raw, name = group[i], int(number)
+            entries[#entries + 1] = name
+            entries[#entries + 1] = head .. raw
+            runs_out[#runs_out + 1] = int(now + ttl)
+            runs_out[#runs_out + 1] = name
+            unique_taken(raw, name)
+            if some_lapsed then
+                local times = redis.call('GET', mark_of(raw))
+                if times then
+                    lapses[#lapses + 1] = number - token
+                    lapses[#lapses + 1] = times
+                end
+            end
+            number = number + 1
+        end
+    end
+    redis.call('HSET', held, unpack(entries))
+    redis.call('ZADD', leases, unpack(runs_out))
+end
+
+local due = -1
+local function sooner(key, scale)
+    local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if first[2] then
+        local wait = math.max(0, math.ceil(tonumber(first[2]) * scale - now))
+        if due < 0 or wait < due then due = wait end
+    end
+end
+sooner(schedule, 1000)
+sooner(retry, 1000)
+local jobs_due = due
+sooner(leases, 1)
+return { now, jobs_due, due, stale, refused, token, taken, lapses, #expired }

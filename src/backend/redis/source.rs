@@ -1,0 +1,312 @@
+//! A worker's session: it takes jobs and settles them, each batch in one exchange.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::codec::{Failure, sidekiq};
+use super::exchange::{self, Answer, DOING, Lapses, MOST, RECLAIM, Taken, Verdict};
+use super::held::Hand;
+use super::link::EXCHANGE;
+use super::watch::{MAX_WATCHED, Watch};
+use super::{Shared, due};
+use crate::backend::wall_clock;
+use crate::error::Error;
+use crate::job::{Job, Queue, Tag};
+use crate::lease::{Lease, later};
+use crate::source::{Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate};
+
+/// How often it is looked for what wakes nobody: a job that another process made wait for a time sooner than any that
+/// was known, a lease that another process began, a queue that is new.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often a fetch looks again for what takes the place of jobs that can't be handed out, before it answers with
+/// what it has.
+const ROUNDS: usize = 16;
+
+/// One session of a worker.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    connection: MultiplexedConnection,
+    watch: Watch,
+    /// A job that waited for its time was due when the server was last asked.
+    due: AtomicBool,
+}
+
+impl Session {
+    pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
+        let connection = shared.dial.connect().await?;
+        let watch = Watch::new(shared.dial.clone());
+        Ok(Self { shared, connection, watch, due: AtomicBool::new(false) })
+    }
+
+    /// One exchange; who asked for all queues is told of those that there are.
+    async fn ask(&self, most: usize, queues: &[Queue], verdicts: &[(u64, Verdict)]) -> Result<Answer, Error> {
+        let call = exchange::ask(&self.shared.terms, RECLAIM, most, queues, verdicts, wall_clock());
+        let mut connection = self.connection.clone();
+        let answer = exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)?;
+        self.due.store(answer.job_due.is_some_and(|wait| wait.is_zero()), Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Brings jobs into their queues whose time has come, if there were any when the server was last asked.
+    async fn move_due(&self, now_ms: u64) -> Result<(), Error> {
+        if self.due.swap(false, Ordering::Relaxed) {
+            let mut connection = self.connection.clone();
+            due::move_due(&mut connection, now_ms).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` jobs, and says when to look again.
+    async fn take(&self, wanted: &FetchRequest) -> Result<(Vec<Delivery>, Option<Duration>), Error> {
+        let most = wanted.max.get().min(MOST);
+        let mut taken = wanted.room();
+        let mut verdicts = Vec::new();
+        for _ in 0..ROUNDS {
+            let sent_at = Instant::now();
+            let answer = match self.ask(most - taken.len(), &wanted.queues, &verdicts).await {
+                // The next call meets it again; what was taken is not to wait until its lease runs out.
+                Err(_) if !taken.is_empty() => return Ok((taken, None)),
+                answer => answer?,
+            };
+            verdicts.clear();
+            let (now_ms, due, full) = (answer.now_ms, answer.due, answer.taken.len() >= most - taken.len());
+            for job in answer.taken {
+                match self.deliver(job, sent_at) {
+                    Ok(delivery) => taken.push(delivery),
+                    Err(verdict) => verdicts.push(verdict),
+                }
+            }
+            let some_due = self.due.load(Ordering::Relaxed) && !full;
+            if !verdicts.is_empty() {
+                continue;
+            }
+            if !some_due {
+                return Ok((taken, due));
+            }
+            match self.move_due(now_ms).await {
+                Err(_) if !taken.is_empty() => return Ok((taken, None)),
+                moved => moved?,
+            }
+        }
+        // What is left of these comes again when its lease has run out.
+        Ok((taken, Some(Duration::ZERO)))
+    }
+
+    /// A job for the worker; or what becomes of it if it can't be handed out.
+    fn deliver(&self, taken: Taken, sent_at: Instant) -> Result<Delivery, (u64, Verdict)> {
+        let Taken { token, queue, raw, lapses } = taken;
+        let Ok(read) = sidekiq::read(&raw) else {
+            return Err((token, Verdict::End { raw: Some(raw.to_vec()) }));
+        };
+        let mut job = read.job;
+        job.queue = queue.clone();
+        if read.enqueued_at.is_none() {
+            job.enqueued_at = wall_clock();
+        }
+        let times = match lapses {
+            Lapses::Times(times) => times,
+            Lapses::Cancelled => {
+                let raw = dead(&raw, &queue, read.keep_dead, CANCELLED, read.failures.saturating_add(1));
+                return Err((token, Verdict::End { raw }));
+            }
+        };
+        let attempts = read.failures.saturating_add(times);
+        if let Some(reason) = self.poison(&job, attempts, times) {
+            let raw = dead(&raw, &queue, read.keep_dead, &reason, attempts);
+            return Err((token, Verdict::End { raw }));
+        }
+        let attempt = attempts.saturating_add(1);
+        let lease = Lease::new(sent_at, self.shared.terms.lease_ttl);
+        let hand = Hand {
+            token,
+            raw,
+            queue,
+            attempt,
+            marked: times > 0 || read.unique.is_some(),
+            give_up_at: read.retry_for.and_then(|time| read.first_failed_at?.checked_add(time)),
+            keep_dead: read.keep_dead,
+            until: later(sent_at, lease.ttl),
+        };
+        let tag = self.shared.hands.add(hand, sent_at);
+        Ok(Delivery { job: Arc::new(job), attempt, tag, lease: Some(lease) })
+    }
+
+    /// Why a job whose leases ran out is not handed out again, if so.
+    fn poison(&self, job: &Job, attempts: u32, lapses: u32) -> Option<String> {
+        let over = match job.max_attempts {
+            Some(most) => attempts >= most,
+            None => lapses >= self.shared.crash_limit,
+        };
+        (lapses > 0 && over)
+            .then(|| format!("lease expired {lapses} times, the last time in attempt {attempts}"))
+    }
+
+    /// Settles, and takes up to `wanted.max` if anything is wanted.
+    async fn apply(
+        &self,
+        settled: &[Settled],
+        wanted: Option<&FetchRequest>,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        let mut stale = Vec::new();
+        let mut taken = wanted.map(FetchRequest::room).unwrap_or_default();
+        let mut parts = settled.chunks(MOST).peekable();
+        while let Some(part) = parts.next() {
+            // The places are free when all are settled.
+            let last = parts.peek().is_none();
+            let wanted = wanted.filter(|_| last);
+            self.apply_part(part, wanted, &mut stale, &mut taken).await?;
+        }
+        Ok((Stale(stale), taken))
+    }
+
+    async fn apply_part(
+        &self,
+        settled: &[Settled],
+        wanted: Option<&FetchRequest>,
+        stale: &mut Vec<Tag>,
+        taken: &mut Vec<Delivery>,
+    ) -> Result<(), Error> {
+        let mut verdicts = Vec::with_capacity(settled.len());
+        for settled in settled {
+            let twice = verdicts.iter().any(|(token, _)| *token == settled.tag.token);
+            match self.shared.hands.get(settled.tag).filter(|_| !twice) {
+                Some(hand) => verdicts.push((hand.token, verdict(&hand, settled))),
+                None => stale.push(settled.tag),
+            }
+        }
+        let (most, queues) = wanted.map_or((0, &[][..]), |wanted| (wanted.max.get(), &wanted.queues[..]));
+        let sent_at = Instant::now();
+        let answer = self.ask(most, queues, &verdicts).await?;
+        let refused = answer.refused;
+        let tag_of = |token: &u64| settled.iter().map(|settled| settled.tag).find(|tag| tag.token == *token);
+        stale.extend(answer.stale.iter().filter_map(tag_of));
+        let mut rejected: Vec<_> = Vec::new();
+        for token in &refused {
+            if let Some(hand) = tag_of(token).and_then(|tag| self.shared.hands.get(tag)) {
+                let raw = dead(&hand.raw, &hand.queue, hand.keep_dead, CANCELLED, hand.attempt);
+                rejected.push((*token, Verdict::End { raw }));
+            }
+        }
+        for job in answer.taken {
+            match self.deliver(job, sent_at) {
+                Ok(delivery) => taken.push(delivery),
+                Err(verdict) => rejected.push(verdict),
+            }
+        }
+        self.shared.hands.remove(settled.iter().map(|settled| settled.tag));
+        // An error from here on must not hide what was taken. What it leaves undone is done when the leases of those
+        // have run out, and the next call meets it again.
+        if !rejected.is_empty() {
+            let _ = self.ask(0, queues, &rejected).await;
+        }
+        let _ = self.move_due(answer.now_ms).await;
+        Ok(())
+    }
+}
+
+pub(super) const CANCELLED: &str = "cancelled";
+
+/// How a dead job is kept, if it is.
+fn dead(raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
+    let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
+    keep.then(|| sidekiq::dead(raw, &failure))
+}
+
+/// What a settlement means for a job in hand.
+fn verdict(hand: &Hand, settled: &Settled) -> Verdict {
+    let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
+    match settled.settlement {
+        Settlement::Ack if hand.marked => Verdict::MarkedDone,
+        Settlement::Ack => Verdict::Done,
+        Settlement::Reject => {
+            Verdict::Dead { raw: dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) }
+        }
+        Settlement::Release { after } => Verdict::Back { after },
+        Settlement::Retry { after } => retry(hand, reason, after),
+    }
+}
+
+fn retry(hand: &Hand, reason: &str, after: Duration) -> Verdict {
+    let now = wall_clock();
+    let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
+    if hand.give_up_at.is_some_and(|at| at <= now) {
+        return Verdict::Dead { raw: dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) };
+    }
+    let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
+        // It was understood when it was taken.
+        return Verdict::Back { after };
+    };
+    if !after.is_zero() {
+        return Verdict::Later { after, raw };
+    }
+    match sidekiq::enqueued(&raw, now) {
+        Ok((queue, raw)) => Verdict::Retry { queue, raw },
+        Err(_) => Verdict::Back { after },
+    }
+}
+
+#[async_trait]
+impl Source for Session {
+    /// # Cancel safety
+    /// What a dropped fetch had taken comes again when its lease has run out.
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        if stop.is_cancelled() {
+            return Ok(Vec::new());
+        }
+        let deadline = later(Instant::now(), wanted.wait);
+        loop {
+            let bell = self.shared.bell.notified();
+            let (taken, due) = self.take(wanted).await?;
+            if !taken.is_empty() || Instant::now() >= deadline {
+                return Ok(taken);
+            }
+            let look = Instant::now() + due.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(1), LOOK_AGAIN);
+            let queues = self.queues(wanted).await?;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(Vec::new()),
+                () = sleep_until(deadline.min(look)) => {}
+                () = bell => {}
+                ready = self.watch.ready(&queues) => ready?,
+            }
+        }
+    }
+
+    async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        if settled.is_empty() {
+            return Ok(Stale::default());
+        }
+        Ok(self.apply(settled, None).await?.0)
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+
+    async fn exchange(
+        &self,
+        settled: &[Settled],
+        wanted: &FetchRequest,
+    ) -> Result<(Stale, Vec<Delivery>), Error> {
+        self.apply(settled, Some(wanted)).await
+    }
+}
+
+impl Session {
+    /// The queues to wait for: those wanted, or all that there are.
+    async fn queues(&self, wanted: &FetchRequest) -> Result<Vec<Queue>, Error> {
+        if !wanted.queues.is_empty() {
+            let mut queues = wanted.queues.clone();
+            queues.truncate(MAX_WATCHED);
+            return Ok(queues);
+        }
+        let mut connection = self.connection.clone();
+        due::all_queues(&mut connection).await
+    }
+}
