@@ -85,8 +85,8 @@ pub use enqueue::{Clash, Enqueue, Enqueued, NewJob, Start, Unique, UniqueKey, Wi
 pub use error::{BoxError, Error, ErrorKind};
 pub use handler::{Handler, HandlerService};
 pub use inspect::{
-    AttemptEnd, Counts, Inspect, JobPhase, JobQuery, JobState, JobView, Manage, PastAttempt, Progress,
-    StoredJob,
+    AttemptEnd, Counts, Inspect, JobPhase, JobQuery, JobState, JobView, Manage, PastAttempt, Position,
+    Progress, StoredJob,
 };
 pub use job::{Job, JobId, Kind, Queue, Tag};
 pub use lease::{Lease, Reclaim, Renew, Renewal};

@@ -5,6 +5,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/fed.rs"]
+mod fed;
 #[path = "each/support.rs"]
 mod support;
 

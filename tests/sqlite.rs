@@ -20,6 +20,8 @@ mod kept;
 mod migrate;
 #[path = "sqlite/power.rs"]
 mod power;
+#[path = "sqlite/reading.rs"]
+mod reading;
 #[path = "sqlite/recorder.rs"]
 mod recorder;
 #[path = "sqlite/shared.rs"]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::fed::fed;
+
 /// How long anything may take before a test gives up on it. Never waited for when all is well.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -76,15 +78,7 @@ impl Place {
         args: impl IntoIterator<Item = S>,
         input: impl AsRef<[u8]>,
     ) -> Ran {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program is built");
-        let mut stdin = child.stdin.take().expect("piped");
-        let input = input.as_ref().to_vec();
-        // It may end before it has read everything.
-        let feeder = thread_named("feeder", move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().expect("it ends");
-        feeder.join().expect("no panic");
+        let output = fed(self.command(args), input);
         self.assert_nobody_is_left();
         Ran(output)
     }

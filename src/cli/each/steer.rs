@@ -31,7 +31,7 @@ use super::{EachArgs, Plan, Refusal};
 use crate::cli::child::exec::running;
 use crate::cli::child::orphans;
 use crate::cli::records::Reader;
-use crate::cli::signals::{Asked, OnHup, Signals, Stop};
+use crate::cli::signals::{Asked, Signals, Stop};
 use crate::cli::stdout::json_line;
 use crate::cli::text::span;
 use crate::cli::{Exit, refuse};
@@ -83,7 +83,7 @@ pub(super) fn carry_out(plan: Plan) -> Result<Exit, Refusal> {
 
 async fn run(plan: Plan) -> io::Result<Exit> {
     let Plan { args, template, launcher, format, input, keep, db, jobs } = plan;
-    let signals = Signals::listen(OnHup::Stop)?;
+    let signals = Signals::listen()?;
     let figures = Arc::new(Figures::new());
     let show = if args.quiet { Show::Never } else { args.progress };
     let console = Arc::new(Console::new(show, input.size(), figures.clone()));

@@ -6,13 +6,13 @@
 use std::io::{self, IsTerminal as _};
 use std::process;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use super::config::{Config, RedisSettings, Refused, Settings};
 use super::log::Log;
 use super::{Asked, kinds, store};
-use crate::cli::signals::{self, OnHup, Signals, Stop};
+use crate::cli::signals::{self, Signals, Stop};
 use crate::cli::{Exit, room};
 use crate::error::{Chain, Error};
 use crate::inspect::JobView;
@@ -26,32 +26,50 @@ use crate::worker::{Report, StopCause, Worker, WorkerHandle};
 const LISTED: usize = 100;
 
 /// Why nothing is run: how to end, and what to say.
-type Refusal = (Exit, String);
+pub(super) type Refusal = (Exit, String);
 
-/// Runs the worker that `config` describes, until it is told to stop.
-pub(super) fn carry_out(asked: Asked, config: Config) -> Result<Exit, Refusal> {
-    let cant = |what: &str, error: io::Error| (Exit::Internal, format!("{what}: {error}"));
-    let jobs = config.settings.worker.max_concurrent_jobs;
-    room::make_for(jobs as u64)
-        .map_err(|why| (Exit::Config, format!("worker.max_concurrent_jobs ({jobs}) {why}")))?;
-    // One thread for the jobs, which wait for commands and answers; the worker has its own. It is the main thread, so
-    // that it is the parent of all commands.
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| cant("the system gives no runtime", error))?;
-    let log = Log::start(config.settings.log).map_err(|error| cant("the log can't be started", error))?;
-    let exit = runtime.block_on(run(asked, config, &log));
-    runtime.shutdown_background();
-    Ok(exit)
+/// The daemon before it runs: from here on HUP does not end it.
+pub(super) struct Daemon {
+    runtime: Runtime,
+    signals: Signals,
 }
 
-async fn run(asked: Asked, config: Config, log: &Log) -> Exit {
-    let signals = match Signals::listen(OnHup::Reload) {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "the system gives no signals");
-            return Exit::Internal;
-        }
-    };
+impl Daemon {
+    /// To be made before anything else.
+    pub(super) fn new() -> Result<Self, Refusal> {
+        // One thread for the jobs, which wait for commands and answers; the worker has its own. It is the main thread,
+        // so that it is the parent of all commands.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| cant("the system gives no runtime", error))?;
+        let signals = {
+            let _within = runtime.enter();
+            Signals::listen_to_hup().map_err(|error| cant("the system gives no signals", error))?
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Runs the worker that `config` describes, until it is told to stop.
+    pub(super) fn carry_out(self, asked: Asked, config: Config) -> Result<Exit, Refusal> {
+        let Self { runtime, signals } = self;
+        let jobs = config.settings.worker.max_concurrent_jobs;
+        room::make_for(jobs as u64)
+            .map_err(|why| (Exit::Config, format!("worker.max_concurrent_jobs ({jobs}) {why}")))?;
+        let log = Log::start(config.settings.log).map_err(|error| cant("the log can't be started", error))?;
+        let exit = runtime.block_on(run(asked, config, &log, signals));
+        runtime.shutdown_background();
+        Ok(exit)
+    }
+}
+
+fn cant(what: &str, error: io::Error) -> Refusal {
+    (Exit::Internal, format!("{what}: {error}"))
+}
+
+async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> Exit {
+    if let Err(error) = signals.listen_to_all() {
+        tracing::error!(%error, "the system gives no signals");
+        return Exit::Internal;
+    }
     let Config { settings, registry } = config;
     let names = kinds(&registry);
     let (worker, presence) = match open(&settings, registry) {
