@@ -6,14 +6,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tidegate::backend::redis::Redis;
-use tidegate::{Context, Enqueue as _, Inspect as _, NewJob, Registry, StopCause, Worker, WorkerBuilder};
+use tidegate::{
+    ConnectionState, Context, Enqueue as _, Inspect as _, NewJob, ReconnectPolicy, Registry, StopCause,
+    Worker, WorkerBuilder,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::alone::{Sample, is_alone, judge, time_on_cpu};
 use crate::books::{Books, KIND, size};
-use crate::crew::{registry, start, until, until_ran};
+use crate::crew::{PATIENCE, registry, start, until, until_ran};
 use crate::faults::running::Running;
 use crate::redis::{Folder, Options, RedisServer};
 
@@ -196,6 +199,42 @@ async fn a_job_keeps_its_lease_over_an_outage_that_is_shorter() {
     let report = running.stop().await.report;
     assert_eq!((report.stats.done, report.stats.stale), (5, 0), "{report}");
     assert_eq!((ended.balance().lost, ended.balance().again), (0, 0), "{ended:?}");
+}
+
+/// A server that was silent for a while still has the connections that were given up meanwhile, unless they are closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_given_up_are_closed() {
+    let Some(mut server) = Options::new().start() else { return };
+    let ttl = Duration::from_millis(1_500);
+    let open =
+        || Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(1_000).open().expect("good settings");
+    let (store, books, mut policy) = (open(), Books::default(), ReconnectPolicy::default());
+    policy.call_timeout = Duration::from_millis(300);
+    // One job that never ends, so that a lease is renewed all the time.
+    let registry = registry(&books).handle_raw(LONG, |_: Context| std::future::pending::<()>());
+    let worker = Worker::builder(open().intake(), registry).reconnect(policy);
+    let worker = worker.fetch_wait(Duration::from_millis(100)).shutdown_deadline(Duration::from_secs(1));
+    let running = start(worker.queues(tidegate::Queues::strict(["default"])));
+    store.enqueue(vec![NewJob::new(LONG, "[0]")]).await.expect("enqueued");
+    let mut state = running.handle.connection();
+    for number in 0..size(8, 50) {
+        let before = books.runs();
+        until("a job runs", async || {
+            books.enqueue(&store, number..number + 1).await;
+            books.runs() > before
+        })
+        .await;
+        server.pause();
+        let down = |state: &ConnectionState| matches!(state, ConnectionState::Down { .. });
+        tokio::time::timeout(PATIENCE, state.wait_for(down)).await.expect("in time").expect("it runs");
+        // Long enough for a renewal to be tried, too.
+        tokio::time::sleep(ttl / 3).await;
+        server.resume();
+        until("its connections are as many as before", async || server.clients().len() <= CONNECTIONS).await;
+    }
+    drop(store);
+    running.stop().await;
+    until("none is left", async || server.clients().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,6 +110,13 @@ async fn a_worker_keeps_two_connections_and_one_for_each_queue_and_leaves_none()
             clients.iter().filter(|client| client.contains("cmd=blmove")).count() == queues
         })
         .await;
+        // What is not waited for any more is let go.
+        worker.running.handle.set_queues(Queues::strict(["another"])).expect("a good name");
+        until("it waits for the other alone", async || {
+            let clients = server.clients();
+            clients.len() <= 4 && clients.iter().filter(|client| client.contains("cmd=blmove")).count() == 1
+        })
+        .await;
         worker.running.stop().await;
         until("only the producer's is left", async || server.clients().len() == 1).await;
     }

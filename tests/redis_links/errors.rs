@@ -169,6 +169,11 @@ async fn other_answers_of_servers_that_fail_over_are_waited_for() {
 /// The same when the first thing that is said to it is a login, to which it answers as to anything else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_clients_are_no_refused_login() {
+    let full = "-ERR max number of clients reached";
+    let fake = Fake::start(move |request| if request.contains("AUTH") { full.into() } else { "+OK".into() });
+    let error = fetch(&open(&format!("redis://:right@127.0.0.1:{}", fake.port()))).await.expect_err(full);
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", whole(&error));
+    // A real one hangs up before what it says has been read, now and then.
     let Some(server) = Options::new().password("right").line("maxclients 12").start() else { return };
     let jobs = open(&server.url());
     let worker = Counted::start(&jobs);
