@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, Kind, Queue};
+use crate::job::{Job, JobId, Kind, Queue, Tag};
 
 /// Looking at what a backend holds.
 #[async_trait]
@@ -128,7 +128,7 @@ pub struct Counts {
     /// Ended without being done since a newer job had taken their place ([`Clash::ReplacePayload`](crate::Clash)), for
     /// as long as `done` is counted. They are not among the done.
     pub superseded: u64,
-    /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is.
+    /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is, or nothing says when.
     pub ready_since: Option<SystemTime>,
 }
 
@@ -276,12 +276,14 @@ pub struct JobView {
     pub age: Duration,
     /// What the handler last reported, and how long ago.
     pub progress: Option<(Progress, Duration)>,
+    /// The handle by which its source knows this attempt.
+    pub tag: Tag,
 }
 
 impl JobView {
-    pub(crate) fn new(job: &Job, attempt: u32, phase: JobPhase, age: Duration) -> Self {
+    pub(crate) fn new(job: &Job, attempt: u32, tag: Tag, phase: JobPhase, age: Duration) -> Self {
         let (id, kind, queue) = (job.id.clone(), job.kind.clone(), job.queue.clone());
-        Self { id, kind, queue, attempt, phase, age, progress: None }
+        Self { id, kind, queue, attempt, phase, age, progress: None, tag }
     }
 }
 

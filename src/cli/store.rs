@@ -29,7 +29,7 @@ const DEFAULT: &str = "sqlite:tidegate.sqlite";
 /// Which queue.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db [default: that of --config, or else
+    /// The queue: sqlite:PATH, a PATH that ends in .sqlite, .sqlite3 or .db, or redis://HOST:PORT/DATABASE [default: that of --config, or else
     /// sqlite:tidegate.sqlite]
     #[arg(
         short,

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 
+use super::Redis;
 use super::codec::{Failure, sidekiq};
 use super::exchange::{RECLAIM, ask, int, understand};
 use super::link::{CHANGE, EXCHANGE};
 use super::look::Found;
 use super::source::CANCELLED;
-use super::{Redis, keys};
 use crate::backend::wall_clock;
 use crate::error::Error;
 use crate::inspect::{JobState, Manage};
@@ -46,7 +46,8 @@ impl Redis {
     }
 
     async fn change_found(&self, found: &Found, to: &To, doing: &'static str) -> Result<bool, Error> {
-        let mut call = CHANGE.call(&[&found.key, keys::QUEUES, keys::DEAD, keys::CANCELLED]);
+        let keys = &self.0.keys;
+        let mut call = CHANGE.call(&[&found.key, &keys.queues, &keys.dead, &keys.cancelled]);
         call.arg(match found.state {
             JobState::Ready => "list",
             JobState::Leased => "hash",
@@ -59,7 +60,8 @@ impl Redis {
             To::Dead(None) | To::Away => call.arg("away").arg("").arg(""),
             To::Cancelled => call.arg("cancelled").arg("").arg(""),
         };
-        call.arg(keys::QUEUE).arg(self.0.terms.max_dead).arg(self.0.terms.dead_for.as_secs());
+        call.arg(&keys.queue).arg(self.0.terms.max_dead).arg(self.0.terms.dead_for.as_secs());
+        call.arg(keys.ends.back);
         let answer = self.0.lane.run(&self.0.dial, doing, &CHANGE, &call).await?;
         Ok(int(&answer) == Some(1))
     }
@@ -74,7 +76,7 @@ impl Manage for Redis {
             JobState::Ready | JobState::Delayed => {
                 let (now, queue) = (wall_clock(), Some(&found.job.job.queue));
                 let failure = Failure { reason: CANCELLED, now, attempt: found.job.attempts, queue };
-                Some(To::Dead(found.keep_dead.then(|| sidekiq::dead(&found.raw, &failure))))
+                Some(To::Dead(found.keep_dead.then(|| self.0.layout.dead(&found.raw, &failure))))
             }
         })
         .await
@@ -101,7 +103,7 @@ impl Manage for Redis {
 #[async_trait]
 impl Reclaim for Redis {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
-        let call = ask(&self.0.terms, max.min(RECLAIM), 0, &[], &[], wall_clock());
+        let call = ask(&self.0.keys, &self.0.terms, max.min(RECLAIM), 0, &[], &[], wall_clock());
         let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
         Ok(understand(answer)?.reclaimed)
     }

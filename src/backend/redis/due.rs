@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use super::codec::sidekiq;
 use super::exchange::{array, bytes, int};
 use super::failure::nonsense;
-use super::keys;
+use super::keys::Keys;
 use super::link::{DUE, send};
 use crate::backend::wall_clock;
 use crate::error::Error;
@@ -21,12 +21,16 @@ const DOING: &str = "bringing jobs whose time has come into their queues";
 ///
 /// It is decided in one step whether a job still waits and where it goes, so that none is lost or doubled, whoever
 /// does this at the same time.
-pub(super) async fn move_due(connection: &mut MultiplexedConnection, now_ms: u64) -> Result<usize, Error> {
-    let mut moves = DUE.call(&[keys::QUEUES, keys::DEAD]);
-    moves.arg(keys::QUEUE);
+pub(super) async fn move_due(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    now_ms: u64,
+) -> Result<usize, Error> {
+    let mut moves = DUE.call(&[&keys.queues, &keys.dead]);
+    moves.arg(&keys.queue).arg(keys.ends.back);
     let mut any = false;
     let until = format!("{}.{:03}", now_ms / 1000, now_ms % 1000);
-    for set in [keys::RETRY, keys::SCHEDULE] {
+    for set in [&keys.retry, &keys.schedule] {
         let mut ask = redis::cmd("ZRANGEBYSCORE");
         ask.arg(set).arg("-inf").arg(&until).arg("LIMIT").arg(0).arg(BATCH);
         let members = array(send(connection, DOING, &ask).await?).ok_or_else(|| nonsense(DOING))?;
@@ -48,9 +52,12 @@ pub(super) async fn move_due(connection: &mut MultiplexedConnection, now_ms: u64
 }
 
 /// The queues that there are, by their names.
-pub(super) async fn all_queues(connection: &mut MultiplexedConnection) -> Result<Vec<Queue>, Error> {
+pub(super) async fn all_queues(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+) -> Result<Vec<Queue>, Error> {
     const DOING: &str = "asking for the queues";
-    let answer = send(connection, DOING, redis::cmd("SMEMBERS").arg(keys::QUEUES)).await?;
+    let answer = send(connection, DOING, redis::cmd("SMEMBERS").arg(&keys.queues)).await?;
     queues_in(answer).ok_or_else(|| nonsense(DOING))
 }
 

@@ -10,8 +10,9 @@ use redis::{Cmd, Value};
 use super::codec::sidekiq;
 use super::exchange::{array, bytes, int, millis};
 use super::failure::nonsense;
+use super::keys::Keys;
 use super::link::ENQUEUE;
-use super::{Redis, SCHEME, keys};
+use super::{Redis, SCHEME};
 use crate::backend::wall_clock;
 use crate::enqueue::{Clash, Enqueue, Enqueued, NewJob, Start, Unique, Window};
 use crate::error::{Error, ErrorKind};
@@ -49,22 +50,22 @@ struct Entry<'a> {
 }
 
 impl Redis {
-    fn entry<'a>(&self, job: &'a NewJob, now: SystemTime) -> Entry<'a> {
+    fn entry<'a>(&self, job: &'a NewJob, now: SystemTime) -> Result<Entry<'a>, Error> {
         let at = match job.start {
             Start::Now => None,
             Start::After(wait) => now.checked_add(wait),
             Start::At(moment) => Some(moment),
         };
         let (at, id) = (at.filter(|at| *at > now), self.0.ids.next());
-        let raw = sidekiq::write(job, &id, now, self.0.times, at.is_some());
-        Entry { job, id, raw, at, replaces: Default::default() }
+        let raw = self.0.layout.write(job, &id, now, self.0.times, at.is_some())?;
+        Ok(Entry { job, id, raw, at, replaces: Default::default() })
     }
 }
 
 /// What is said: jobs that go to the same queue one after the other are said together.
-fn call_for(entries: &[Entry<'_>]) -> Cmd {
-    let mut call = ENQUEUE.call(&[keys::QUEUES, keys::SCHEDULE, keys::RETRY, keys::LEASES]);
-    call.arg(keys::QUEUE);
+fn call_for(keys: &Keys, entries: &[Entry<'_>]) -> Cmd {
+    let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule, &keys.retry, &keys.leases]);
+    call.arg(&keys.queue).arg(keys.ends.back);
     let plain = |entry: &Entry<'_>| entry.at.is_none() && entry.job.unique.is_none();
     let alike =
         |one: &Entry<'_>, next: &Entry<'_>| plain(one) && plain(next) && one.job.queue == next.job.queue;
@@ -160,9 +161,10 @@ impl Enqueue for Redis {
             return Ok(Vec::new());
         }
         let now = wall_clock();
-        let mut entries: Vec<Entry<'_>> = jobs.iter().map(|job| self.entry(job, now)).collect();
+        let mut entries =
+            jobs.iter().map(|job| self.entry(job, now)).collect::<Result<Vec<Entry<'_>>, Error>>()?;
         for _ in 0..TRIES {
-            let call = call_for(&entries);
+            let call = call_for(&self.0.keys, &entries);
             let answer = self.0.lane.run(&self.0.dial, DOING, &ENQUEUE, &call).await?;
             match read(answer).ok_or_else(|| nonsense(DOING))? {
                 Answer::Done(unique) => {

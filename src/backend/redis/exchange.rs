@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::{Cmd, Value};
 
 use super::failure::nonsense;
-use super::keys;
+use super::keys::Keys;
 use super::link::EXCHANGE;
 use crate::error::Error;
 use crate::job::Queue;
@@ -49,6 +49,7 @@ pub(super) const RECLAIM: usize = 256;
 /// What is said: `most` may be taken from these queues (none named: from all), after up to `reclaim` jobs were given
 /// back whose lease has run out.
 pub(super) fn ask(
+    keys: &Keys,
     terms: &Terms,
     reclaim: usize,
     most: usize,
@@ -57,20 +58,21 @@ pub(super) fn ask(
     now: SystemTime,
 ) -> Cmd {
     let mut call = EXCHANGE.call(&[
-        keys::LEASES,
-        keys::HELD,
-        keys::TOKEN,
-        keys::LAPSED,
-        keys::CANCELLED,
-        keys::QUEUES,
-        keys::SCHEDULE,
-        keys::RETRY,
-        keys::DEAD,
-        keys::PROCESSED,
-        keys::FAILED,
+        &keys.leases,
+        &keys.held,
+        &keys.token,
+        &keys.lapsed,
+        &keys.cancelled,
+        &keys.queues,
+        &keys.schedule,
+        &keys.retry,
+        &keys.dead,
+        &keys.processed,
+        &keys.failed,
     ]);
-    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(keys::QUEUE).arg(today(now));
-    call.arg(terms.max_dead).arg(terms.dead_for.as_secs()).arg(reclaim).arg(queues.len());
+    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(&keys.queue).arg(today(now));
+    call.arg(terms.max_dead).arg(terms.dead_for.as_secs()).arg(reclaim);
+    call.arg(keys.ends.back).arg(keys.ends.front).arg(keys.ends.take).arg(queues.len());
     for queue in queues {
         call.arg(queue.as_str());
     }
@@ -110,7 +112,7 @@ fn today(now: SystemTime) -> String {
 
 /// Year, month and day of the given day after the first of 1970, in the Gregorian calendar: counted from the first of
 /// March of the year 0, in which four centuries have 146,097 days and the months from March on 153 days every five.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

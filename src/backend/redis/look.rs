@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Value;
 
-use super::codec::{self, sidekiq};
+use super::codec;
 use super::exchange::{array, bytes, int};
 use super::failure::nonsense;
+use super::keys::Keys;
+use super::layout::Layout;
 use super::link::{COUNT, SEARCH};
-use super::{Redis, due, keys};
+use super::{Redis, due};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobQuery, JobState, Position, StoredJob};
 use crate::job::{Job, JobId, Kind, Queue};
@@ -26,8 +28,9 @@ const LISTING: &str = "listing jobs";
 const COUNTING: &str = "counting jobs";
 
 /// The sets in which jobs wait or are kept, with what they are there.
-const SETS: [(&str, JobState); 3] =
-    [(keys::SCHEDULE, JobState::Delayed), (keys::RETRY, JobState::Delayed), (keys::DEAD, JobState::Dead)];
+fn sets(keys: &Keys) -> [(&str, JobState); 3] {
+    [(&keys.schedule, JobState::Delayed), (&keys.retry, JobState::Delayed), (&keys.dead, JobState::Dead)]
+}
 
 /// A job where it was found.
 #[derive(Clone, Debug)]
@@ -65,13 +68,9 @@ impl<'a> Part<'a> {
         Self { how: "list", queue: Some(queue), ..Self::of_set(key, JobState::Ready) }
     }
 
-    fn of_held() -> Self {
-        Self { how: "hash", ..Self::of_set(keys::HELD, JobState::Leased) }
+    fn of_held(keys: &'a Keys) -> Self {
+        Self { how: "hash", ..Self::of_set(&keys.held, JobState::Leased) }
     }
-}
-
-fn key_of(queue: &Queue) -> String {
-    format!("{}{queue}", keys::QUEUE)
 }
 
 impl Redis {
@@ -88,11 +87,13 @@ impl Redis {
 
     async fn search(&self, id: &JobId, with: &str, without: &str) -> Result<Option<Found>, Error> {
         // In the order in which a job goes, so that it is not missed on its way.
+        let keys = &self.0.keys;
         let queues = self.queues(LOOKING).await?;
-        let queues: Vec<(String, &Queue)> = queues.iter().map(|queue| (key_of(queue), queue)).collect();
-        let sets = SETS.iter().map(|(key, state)| Part::of_set(key, *state));
+        let queues: Vec<(String, &Queue)> =
+            queues.iter().map(|queue| (keys.of_queue(queue), queue)).collect();
+        let sets = sets(keys).map(|(key, state)| Part::of_set(key, state)).into_iter();
         let lists = queues.iter().map(|(key, queue)| Part::of_queue(key, queue));
-        for part in sets.chain(lists).chain([Part::of_held()]) {
+        for part in sets.chain(lists).chain([Part::of_held(keys)]) {
             let mut part = Part { with, without, ..part };
             loop {
                 let (seen, found) = self.part(part, LOOKING).await?;
@@ -110,27 +111,29 @@ impl Redis {
 
     /// What is meant of a part, and how much there was in it.
     async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(usize, Vec<Found>), Error> {
-        let mut call = SEARCH.call(&[part.key, keys::LEASES, keys::CANCELLED, keys::LAPSED]);
+        let keys = &self.0.keys;
+        let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
         call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
         let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
-        read_part(answer, &part).ok_or_else(|| nonsense(doing))
+        read_part(answer, &part, self.0.layout).ok_or_else(|| nonsense(doing))
     }
 
     async fn queues(&self, doing: &'static str) -> Result<Vec<Queue>, Error> {
-        let ask = redis::Cmd::smembers(keys::QUEUES);
+        let ask = redis::Cmd::smembers(&self.0.keys.queues);
         let answer = self.0.lane.send(&self.0.dial, doing, &ask).await?;
         due::queues_in(answer).ok_or_else(|| nonsense(doing))
     }
 }
 
-fn read_part(answer: Value, part: &Part<'_>) -> Option<(usize, Vec<Found>)> {
+fn read_part(answer: Value, part: &Part<'_>, layout: Layout) -> Option<(usize, Vec<Found>)> {
     let [seen, found] = <[Value; 2]>::try_from(array(answer)?).ok()?;
     let seen = usize::try_from(int(&seen)?).ok()?;
-    let found = array(found)?.into_iter().map(|found| read_found(found, part)).collect::<Option<_>>()?;
+    let found =
+        array(found)?.into_iter().map(|found| read_found(found, part, layout)).collect::<Option<_>>()?;
     Some((seen, found))
 }
 
-fn read_found(found: Value, part: &Part<'_>) -> Option<Found> {
+fn read_found(found: Value, part: &Part<'_>, layout: Layout) -> Option<Found> {
     let [value, beside, lapses, runs_out, cancelled, superseded_by] =
         <[Value; 6]>::try_from(array(found)?).ok()?;
     let value = Bytes::from(bytes(value)?);
@@ -143,7 +146,7 @@ fn read_found(found: Value, part: &Part<'_>) -> Option<Found> {
         None => (None, part.queue.cloned(), value.clone()),
     };
     let score = beside.parse::<f64>().ok().and_then(moment);
-    let (mut job, keep_dead) = view(&raw, part.state, queue, lapses, score);
+    let (mut job, keep_dead) = view(layout, &raw, part.state, queue, lapses, score);
     if let Some(since) = since {
         job.since = since;
         job.due = text(runs_out)?.parse::<f64>().ok().and_then(|ms| moment(ms / 1000.0));
@@ -172,19 +175,21 @@ fn moment(seconds: f64) -> Option<SystemTime> {
 
 /// A job as people see it, and whether it is kept when it dies.
 fn view(
+    layout: Layout,
     raw: &Bytes,
     state: JobState,
     queue: Option<Queue>,
     lapses: u32,
     score: Option<SystemTime>,
 ) -> (StoredJob, bool) {
-    let Ok(read) = sidekiq::read(raw) else {
+    let in_queue = queue.clone().unwrap_or_default();
+    let Ok(read) = layout.read(raw, &in_queue) else {
         // It is shown all the same, so that it can be deleted.
         let id = codec::stable_id(raw);
         let mut job = Job::new(id, Kind::new("(unreadable)"), raw.clone(), SystemTime::UNIX_EPOCH);
         job.queue = queue.unwrap_or_default();
         let mut stored = StoredJob::new(Arc::new(job), state, 0, score.unwrap_or(SystemTime::UNIX_EPOCH));
-        stored.last_error = Some("this is no job in the layout of Sidekiq".into());
+        stored.last_error = Some(format!("this is no job in the layout of {}", layout.name()).into());
         return (stored, true);
     };
     let mut job = read.job;
@@ -237,7 +242,7 @@ impl Cursor {
     async fn fill(&mut self, redis: &Redis, wanted: &JobQuery) -> Result<(), Error> {
         while self.ahead.is_empty() && self.more {
             let how = match wanted.state {
-                JobState::Ready => "tail",
+                JobState::Ready => redis.0.keys.ends.read,
                 JobState::Leased => "hash",
                 _ => "zset",
             };
@@ -291,10 +296,12 @@ impl Redis {
     async fn ready_since(&self) -> Result<Option<SystemTime>, Error> {
         let mut first = None;
         for queue in self.queues(COUNTING).await? {
-            let key = key_of(&queue);
-            let next = Part { how: "tail", most: 1, ..Part::of_queue(&key, &queue) };
+            let key = self.0.keys.of_queue(&queue);
+            let next = Part { how: self.0.keys.ends.read, most: 1, ..Part::of_queue(&key, &queue) };
             let (_, found) = self.part(next, COUNTING).await?;
-            first = found.iter().map(|found| found.job.since).chain(first).min();
+            let since = found.iter().map(|found| found.job.since);
+            // There are layouts in which nothing says when.
+            first = since.filter(|since| *since > SystemTime::UNIX_EPOCH).chain(first).min();
         }
         Ok(first)
     }
@@ -302,10 +309,10 @@ impl Redis {
     async fn cursors(&self, state: JobState) -> Result<Vec<Cursor>, Error> {
         if state == JobState::Ready {
             let queues = self.queues(LISTING).await?.into_iter();
-            return Ok(queues.map(|queue| Cursor::new(key_of(&queue), Some(queue))).collect());
+            return Ok(queues.map(|queue| Cursor::new(self.0.keys.of_queue(&queue), Some(queue))).collect());
         }
-        let held = (keys::HELD, JobState::Leased);
-        let keys = SETS.iter().chain([&held]).filter(|(_, of)| *of == state);
+        let held = (&*self.0.keys.held, JobState::Leased);
+        let keys = sets(&self.0.keys).into_iter().chain([held]).filter(|(_, of)| *of == state);
         Ok(keys.map(|(key, _)| Cursor::new((*key).to_owned(), None)).collect())
     }
 }
@@ -314,16 +321,17 @@ impl Redis {
 impl Inspect for Redis {
     /// What was done is what was processed and has not failed, by Sidekiq's counters: of all workers there ever were.
     async fn counts(&self) -> Result<Counts, Error> {
+        let keys = &self.0.keys;
         let mut call = COUNT.call(&[
-            keys::QUEUES,
-            keys::SCHEDULE,
-            keys::RETRY,
-            keys::LEASES,
-            keys::DEAD,
-            keys::PROCESSED,
-            keys::FAILED,
+            &keys.queues,
+            &keys.schedule,
+            &keys.retry,
+            &keys.leases,
+            &keys.dead,
+            &keys.processed,
+            &keys.failed,
         ]);
-        call.arg(keys::QUEUE);
+        call.arg(&keys.queue);
         let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
         let counts: Option<Vec<u64>> = array(answer)
             .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());

@@ -17,7 +17,7 @@
 //! and no cluster.
 
 // `exchange` is what is said to the server and what it answers; `link` is how; `source` is a worker's session; `watch`
-// waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
+// waits; `presence` tells Sidekiq's pages of a worker; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
 #[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
@@ -29,9 +29,12 @@ mod exchange;
 mod failure;
 mod held;
 mod keys;
+mod layout;
 mod link;
 mod look;
+mod presence;
 mod renew;
+mod sentinel;
 mod source;
 mod watch;
 
@@ -47,6 +50,8 @@ pub use self::config::RedisBuilder;
 use self::enqueue::Ids;
 use self::exchange::Terms;
 use self::held::Hands;
+use self::keys::Keys;
+pub use self::layout::Layout;
 use self::link::{Dial, Lane};
 use self::renew::Renewer;
 use self::source::Session;
@@ -56,7 +61,7 @@ use crate::lease::Renew;
 use crate::source::{Connect, Intake, Source};
 
 /// The schemes of its URLs.
-pub(super) const SCHEMES: [&str; 3] = [SCHEME, "rediss", "redis+unix"];
+pub(super) const SCHEMES: [&str; 5] = [SCHEME, "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"];
 
 const SCHEME: &str = "redis";
 
@@ -90,6 +95,8 @@ struct Shared {
     dial: Arc<Dial>,
     /// For producers and people.
     lane: Lane,
+    layout: Layout,
+    keys: Arc<Keys>,
     hands: Hands,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
@@ -115,8 +122,19 @@ impl Redis {
         Self::builder(url).open()
     }
 
-    /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
-    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`.
+    /// A handle with settings of your own. The URL is one of these, where all in brackets may be left out:
+    ///
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`
+    /// - `redis+unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`
+    /// - `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DATABASE]`: the sentinels at these hosts
+    ///   (port 26379 unless said otherwise) are asked for the server that they call `MASTER`, whenever a connection is
+    ///   made, and it is asked whether it is one. The user and the password are the server's; those of the sentinels,
+    ///   if they want any, are `?sentinel_user=USER&sentinel_pass=PASSWORD`. A master that was replaced takes what workers
+    ///   say until it is told so, which may be seconds, and all of that is undone: jobs run again. With
+    ///   `min-replicas-to-write 1` and a small `min-replicas-max-lag` it stops sooner.
+    ///
+    /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
+    /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -125,6 +143,8 @@ impl Redis {
         Self(Arc::new(Shared {
             dial: Arc::new(dial),
             lane: Lane::default(),
+            layout: Layout::Sidekiq,
+            keys: Arc::new(Keys::new(Layout::Sidekiq, "")),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
             terms: builder.terms(),
@@ -147,7 +167,9 @@ impl Redis {
 
     /// All its verbs.
     pub fn backend(&self) -> Backend {
-        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
+        let mut backend = Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()));
+        backend.announce = Some(Arc::new(self.clone()));
+        backend
     }
 }
 

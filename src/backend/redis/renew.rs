@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::Shared;
 use super::exchange::{MOST, array, int, millis};
 use super::failure::nonsense;
-use super::keys;
 use super::link::RENEW;
 use crate::error::Error;
 use crate::job::Tag;
@@ -31,7 +30,7 @@ impl Renewer {
 
     async fn renew_part(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let sent_at = Instant::now();
-        let mut call = RENEW.call(&[keys::LEASES, keys::CANCELLED]);
+        let mut call = RENEW.call(&[&self.shared.keys.leases, &self.shared.keys.cancelled]);
         call.arg(millis(self.shared.terms.lease_ttl));
         for tag in tags {
             // A tag that is not in hand gets a token that nobody has.

@@ -41,13 +41,21 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
         let connection = shared.dial.connect().await?;
-        let watch = Watch::new(shared.dial.clone());
+        let watch = Watch::new(shared.dial.clone(), shared.keys.clone());
         Ok(Self { shared, connection, watch, due: AtomicBool::new(false) })
     }
 
     /// One exchange; who asked for all queues is told of those that there are.
     async fn ask(&self, most: usize, queues: &[Queue], verdicts: &[(u64, Verdict)]) -> Result<Answer, Error> {
-        let call = exchange::ask(&self.shared.terms, RECLAIM, most, queues, verdicts, wall_clock());
+        let call = exchange::ask(
+            &self.shared.keys,
+            &self.shared.terms,
+            RECLAIM,
+            most,
+            queues,
+            verdicts,
+            wall_clock(),
+        );
         let mut connection = self.connection.clone();
         let answer = exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)?;
         self.due.store(answer.job_due.is_some_and(|wait| wait.is_zero()), Ordering::Relaxed);
@@ -58,7 +66,7 @@ impl Session {
     async fn move_due(&self, now_ms: u64) -> Result<(), Error> {
         if self.due.swap(false, Ordering::Relaxed) {
             let mut connection = self.connection.clone();
-            due::move_due(&mut connection, now_ms).await?;
+            due::move_due(&mut connection, &self.shared.keys, now_ms).await?;
         }
         Ok(())
     }
@@ -102,8 +110,9 @@ impl Session {
     /// A job for the worker; or what becomes of it if it can't be handed out.
     fn deliver(&self, taken: Taken, sent_at: Instant) -> Result<Delivery, (u64, Verdict)> {
         let Taken { token, queue, raw, lapses } = taken;
-        let Ok(read) = sidekiq::read(&raw) else {
-            return Err((token, Verdict::End { raw: Some(raw.to_vec()) }));
+        let layout = self.shared.layout;
+        let Ok(read) = layout.read(&raw, &queue) else {
+            return Err((token, Verdict::End { raw: Some(layout.unreadable(&raw)) }));
         };
         let mut job = read.job;
         job.queue = queue.clone();
@@ -113,13 +122,13 @@ impl Session {
         let times = match lapses {
             Lapses::Times(times) => times,
             Lapses::Cancelled => {
-                let raw = dead(&raw, &queue, read.keep_dead, CANCELLED, read.failures.saturating_add(1));
+                let raw = self.dead(&raw, &queue, read.keep_dead, CANCELLED, read.failures.saturating_add(1));
                 return Err((token, Verdict::End { raw }));
             }
         };
         let attempts = read.failures.saturating_add(times);
         if let Some(reason) = self.poison(&job, attempts, times) {
-            let raw = dead(&raw, &queue, read.keep_dead, &reason, attempts);
+            let raw = self.dead(&raw, &queue, read.keep_dead, &reason, attempts);
             return Err((token, Verdict::End { raw }));
         }
         let attempt = attempts.saturating_add(1);
@@ -177,7 +186,7 @@ impl Session {
         for settled in settled {
             let twice = verdicts.iter().any(|(token, _)| *token == settled.tag.token);
             match self.shared.hands.get(settled.tag).filter(|_| !twice) {
-                Some(hand) => verdicts.push((hand.token, verdict(&hand, settled))),
+                Some(hand) => verdicts.push((hand.token, self.verdict(&hand, settled))),
                 None => stale.push(settled.tag),
             }
         }
@@ -190,7 +199,7 @@ impl Session {
         let mut rejected: Vec<_> = Vec::new();
         for token in &refused {
             if let Some(hand) = tag_of(token).and_then(|tag| self.shared.hands.get(tag)) {
-                let raw = dead(&hand.raw, &hand.queue, hand.keep_dead, CANCELLED, hand.attempt);
+                let raw = self.dead(&hand.raw, &hand.queue, hand.keep_dead, CANCELLED, hand.attempt);
                 rejected.push((*token, Verdict::End { raw }));
             }
         }
@@ -213,42 +222,46 @@ impl Session {
 
 pub(super) const CANCELLED: &str = "cancelled";
 
-/// How a dead job is kept, if it is.
-fn dead(raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
-    let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
-    keep.then(|| sidekiq::dead(raw, &failure))
-}
+impl Session {
+    /// How a dead job is kept, if it is.
+    fn dead(&self, raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
+        let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
+        keep.then(|| self.shared.layout.dead(raw, &failure))
+    }
 
-/// What a settlement means for a job in hand.
-fn verdict(hand: &Hand, settled: &Settled) -> Verdict {
-    let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
-    match settled.settlement {
-        Settlement::Ack if hand.marked => Verdict::MarkedDone,
-        Settlement::Ack => Verdict::Done,
-        Settlement::Reject => {
-            Verdict::Dead { raw: dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) }
+    /// What a settlement means for a job in hand.
+    fn verdict(&self, hand: &Hand, settled: &Settled) -> Verdict {
+        let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
+        match settled.settlement {
+            Settlement::Ack if hand.marked => Verdict::MarkedDone,
+            Settlement::Ack => Verdict::Done,
+            Settlement::Reject => {
+                Verdict::Dead { raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) }
+            }
+            Settlement::Release { after } => Verdict::Back { after },
+            Settlement::Retry { after } => self.retry(hand, reason, after),
         }
-        Settlement::Release { after } => Verdict::Back { after },
-        Settlement::Retry { after } => retry(hand, reason, after),
     }
-}
 
-fn retry(hand: &Hand, reason: &str, after: Duration) -> Verdict {
-    let now = wall_clock();
-    let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
-    if hand.give_up_at.is_some_and(|at| at <= now) {
-        return Verdict::Dead { raw: dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) };
-    }
-    let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
-        // It was understood when it was taken.
-        return Verdict::Back { after };
-    };
-    if !after.is_zero() {
-        return Verdict::Later { after, raw };
-    }
-    match sidekiq::enqueued(&raw, now) {
-        Ok((queue, raw)) => Verdict::Retry { queue, raw },
-        Err(_) => Verdict::Back { after },
+    fn retry(&self, hand: &Hand, reason: &str, after: Duration) -> Verdict {
+        let now = wall_clock();
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
+        if hand.give_up_at.is_some_and(|at| at <= now) {
+            return Verdict::Dead {
+                raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt),
+            };
+        }
+        let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
+            // It was understood when it was taken.
+            return Verdict::Back { after };
+        };
+        if !after.is_zero() {
+            return Verdict::Later { after, raw };
+        }
+        match sidekiq::enqueued(&raw, now) {
+            Ok((queue, raw)) => Verdict::Retry { queue, raw },
+            Err(_) => Verdict::Back { after },
+        }
     }
 }
 
@@ -307,6 +320,6 @@ impl Session {
             return Ok(queues);
         }
         let mut connection = self.connection.clone();
-        due::all_queues(&mut connection).await
+        due::all_queues(&mut connection, &self.shared.keys).await
     }
 }

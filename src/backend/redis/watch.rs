@@ -17,7 +17,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 
-use super::keys;
+use super::keys::Keys;
 use super::link::{Dial, send};
 use crate::error::Error;
 use crate::job::Queue;
@@ -40,6 +40,7 @@ type Waiting = Pin<Box<dyn Future<Output = Result<MultiplexedConnection, Error>>
 /// The connections that wait.
 pub(super) struct Watch {
     dial: Arc<Dial>,
+    keys: Arc<Keys>,
     lines: Mutex<HashMap<Queue, Arc<Line>>>,
 }
 
@@ -60,8 +61,8 @@ enum State {
 }
 
 impl Watch {
-    pub(super) fn new(dial: Arc<Dial>) -> Self {
-        Self { dial, lines: Mutex::default() }
+    pub(super) fn new(dial: Arc<Dial>, keys: Arc<Keys>) -> Self {
+        Self { dial, keys, lines: Mutex::default() }
     }
 
     /// Waits until there may be something in one of these queues; for ever if there are none.
@@ -71,8 +72,11 @@ impl Watch {
     pub(super) async fn ready(&self, queues: &[Queue]) -> Result<(), Error> {
         let watched = &queues[..queues.len().min(MAX_WATCHED)];
         let lines = self.lines_of(watched);
-        let mut any: FuturesUnordered<_> =
-            lines.iter().zip(watched).map(|(line, queue)| line.ready(&self.dial, queue)).collect();
+        let mut any: FuturesUnordered<_> = lines
+            .iter()
+            .zip(watched)
+            .map(|(line, queue)| line.ready(&self.dial, self.keys.of_queue(queue)))
+            .collect();
         match any.next().await {
             Some(answer) => answer,
             None => std::future::pending().await,
@@ -88,13 +92,13 @@ impl Watch {
 }
 
 impl Line {
-    async fn ready(&self, dial: &Arc<Dial>, queue: &Queue) -> Result<(), Error> {
+    async fn ready(&self, dial: &Arc<Dial>, key: String) -> Result<(), Error> {
         tokio::select! {
             biased;
             // Somebody else drives: that one rings.
             () = self.bell.notified() => Ok(()),
             mut state = self.state.lock() => {
-                let answer = state.wait(dial, queue).await;
+                let answer = state.wait(dial, key).await;
                 self.bell.notify_waiters();
                 answer
             }
@@ -104,13 +108,13 @@ impl Line {
 
 impl State {
     /// Goes on with the command that is under way, or begins one. If whoever waits here goes, it stays under way.
-    async fn wait(&mut self, dial: &Arc<Dial>, queue: &Queue) -> Result<(), Error> {
+    async fn wait(&mut self, dial: &Arc<Dial>, key: String) -> Result<(), Error> {
         let connection = match std::mem::take(self) {
             Self::Waiting(waiting) => return self.go_on(waiting).await,
             Self::Resting(connection) => Some(connection),
             Self::Unconnected => None,
         };
-        self.go_on(wait(dial.clone(), queue, connection)).await
+        self.go_on(wait(dial.clone(), key, connection)).await
     }
 
     async fn go_on(&mut self, waiting: Waiting) -> Result<(), Error> {
@@ -126,8 +130,7 @@ impl State {
     }
 }
 
-fn wait(dial: Arc<Dial>, queue: &Queue, connection: Option<MultiplexedConnection>) -> Waiting {
-    let key = format!("{}{queue}", keys::QUEUE);
+fn wait(dial: Arc<Dial>, key: String, connection: Option<MultiplexedConnection>) -> Waiting {
     Box::pin(async move {
         let mut connection = match connection {
             Some(connection) => connection,

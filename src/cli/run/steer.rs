@@ -9,7 +9,7 @@ use std::process;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use super::config::{Config, Refused, Settings};
+use super::config::{Config, RedisSettings, Refused, Settings};
 use super::log::Log;
 use super::{Asked, kinds, store};
 use crate::cli::signals::{self, Signals, Stop};
@@ -17,6 +17,7 @@ use crate::cli::{Exit, room};
 use crate::error::{Chain, Error};
 use crate::inspect::JobView;
 use crate::registry::Registry;
+use crate::service::Presence;
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Intake;
 use crate::worker::{Report, StopCause, Worker, WorkerHandle};
@@ -71,8 +72,8 @@ async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> E
     }
     let Config { settings, registry } = config;
     let names = kinds(&registry);
-    let worker = match open(&settings, registry) {
-        Ok(worker) => worker,
+    let (worker, presence) = match open(&settings, registry) {
+        Ok(opened) => opened,
         Err(error) => {
             tracing::error!(source = %settings.source, error = %Chain(&error), "the source can't be opened");
             return if error.is_invalid_input() { Exit::Config } else { Exit::Unavailable };
@@ -97,13 +98,20 @@ async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> E
         reading: false,
         read_again: false,
     };
+    let mut seen = JoinSet::new();
+    if let Some(presence) = presence {
+        seen.spawn(presence.run(steering.shutdown.clone()));
+    }
     let report = steering.run(worker).await;
+    // It ends with the worker, within half a second.
+    while seen.join_next().await.is_some() {}
     end(&report)
 }
 
-fn open(settings: &Settings, registry: Registry) -> Result<Worker, Error> {
+fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Option<Presence>), Error> {
     let set = &settings.worker;
-    Worker::builder(Intake::from(store::open(settings)?), registry)
+    let backend = store::open(settings)?;
+    let worker = Worker::builder(Intake::from(&backend), registry)
         .name(&set.name)
         .max_concurrent_jobs(set.max_concurrent_jobs)
         .prefetch(set.prefetch)
@@ -116,7 +124,16 @@ fn open(settings: &Settings, registry: Registry) -> Result<Worker, Error> {
         .retry(set.retry.policy())
         .unknown_kind(set.unknown_kind)
         .reconnect(set.reconnect.clone())
-        .build()
+        .build()?;
+    let RedisSettings { presence, tag, labels } = &settings.redis;
+    let presence = backend.announce.filter(|_| *presence).map(|announce| {
+        let presence = Presence::new(announce, worker.handle()).labels(labels.clone());
+        match tag {
+            Some(tag) => presence.tag(tag),
+            None => presence,
+        }
+    });
+    Ok((worker, presence))
 }
 
 /// Says what came of it.

@@ -1,7 +1,8 @@
 -- (unique.lua stands before this.) Changes a job where it stands, unless it has gone from there.
 -- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled. ARGV: 1 list, zset or hash, 2 what stands there (for a hash:
 -- its field), 3 where it is to go: dead, queue, away, or cancelled, 4 what is to stand there, 5 the queue, 6 what a
--- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds.
+-- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds, 9 the command that
+-- puts at the back of a queue.
 -- Answers 1 if it was changed.
 local kind, here, to, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if to == 'cancelled' then
@@ -53,7 +54,7 @@ if to == 'dead' then
     redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (now - tonumber(ARGV[8])))
     redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[7]))
 elseif to == 'queue' then
-    redis.call('LPUSH', ARGV[6] .. ARGV[5], after)
+    redis.call(ARGV[9], ARGV[6] .. ARGV[5], after)
     redis.call('SADD', KEYS[2], ARGV[5])
 end
 return 1

@@ -1,5 +1,6 @@
 -- Takes in all jobs or none.
--- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases. ARGV: 1 what a queue's key begins with, then in the order of the jobs:
+-- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases. ARGV: 1 what a queue's key begins with, 2 the command that puts
+--   at the back of a queue, then in the order of the jobs:
 --   'queue', a queue, how many jobs, and what is to stand there of each;
 --   'set', a score, and what is to stand in the schedule;
 --   'unique', the window (q, d, p) and its period in ms, 'first' or 'replace', the queue, the score or nothing, what is
@@ -7,7 +8,7 @@
 -- Answers for each that is unique: 'created', or 'first' or 'replaced' and the id of the job that was there; or instead
 -- of all this, if jobs are to be replaced of which it was not known what they become, 'ask' and for each its place among
 -- those that are unique and what stands there now. Then nothing was changed.
-local prefix, at, wrong = ARGV[1], 1, nil
+local prefix, push, at, wrong = ARGV[1], ARGV[2], 2, nil
 local function next_arg() at = at + 1; return ARGV[at] end
 local function must_be(key, kind)
     local there = redis.call('TYPE', key).ok
@@ -150,14 +151,14 @@ for _, step in ipairs(steps) do
         redis.call('SADD', KEYS[1], step[2])
         local jobs = step[3]
         for i = 1, #jobs, 1000 do
-            redis.call('LPUSH', prefix .. step[2], unpack(jobs, i, math.min(i + 999, #jobs)))
+            redis.call(push, prefix .. step[2], unpack(jobs, i, math.min(i + 999, #jobs)))
         end
     elseif what == 'set' then
         redis.call('ZADD', KEYS[2], step[2], step[3])
     elseif what == 'create' then
         if step[5] == '' then
             redis.call('SADD', KEYS[1], step[4])
-            redis.call('LPUSH', prefix .. step[4], step[6])
+            redis.call(push, prefix .. step[4], step[6])
         else
             redis.call('ZADD', KEYS[2], step[5], step[6])
         end

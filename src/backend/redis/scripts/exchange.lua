@@ -5,8 +5,8 @@
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
 --       10 processed, 11 failed
 -- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 today, 5 the most that are kept dead,
---       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 how many queues there
---       are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+--       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
+--       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
 -- Answers: the time in ms, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
 --       in it), of those whose lease has lapsed before the place in this answer and how often, and how many jobs
@@ -15,7 +15,8 @@ local leases, held, counter, lapsed, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS
 local queues, schedule, retry, dead, processed_key, failed_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local ttl, room, prefix, today = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local MARK_SECONDS, STAT_SECONDS = 259200, 157680000
-local at = 8
+local back, front, pop = ARGV[8], ARGV[9], ARGV[10]
+local at = 11
 
 local function int(number) return string.format('%.0f', number) end
 local function next_arg() at = at + 1; return ARGV[at] end
@@ -65,7 +66,7 @@ if #expired > 0 then
             if unique_back(raw, raw) then
                 redis.call('DEL', mark)
             else
-                push('RPUSH', queue, raw)
+                push(front, queue, raw)
             end
             redis.call('HDEL', held, token)
         end
@@ -77,7 +78,7 @@ local some_lapsed = redis.call('EXISTS', lapsed) == 1
 local some_cancelled = redis.call('EXISTS', cancelled) == 1
 
 local names = {}
-for i = 1, tonumber(ARGV[8]) do names[i] = next_arg() end
+for i = 1, tonumber(ARGV[11]) do names[i] = next_arg() end
 
 local stale, refused, processed, failed = {}, {}, 0, 0
 local done = tonumber(next_arg())
@@ -100,6 +101,7 @@ if done > 0 then
     end
 end
 
+local settles = done > 0 or at < #ARGV
 while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
@@ -121,13 +123,13 @@ while at < #ARGV do
         if what == 'done' then
             processed = processed + 1
         elseif what == 'retry' then
-            push('LPUSH', first, second)
+            push(back, first, second)
         elseif what == 'later' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
         elseif ends then
             if first ~= '' then bury(first) end
         elseif what == 'back' and tonumber(first) == 0 then
-            push('RPUSH', queue, raw)
+            push(front, queue, raw)
         elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
@@ -159,8 +161,12 @@ if room > 0 then
         table.sort(names)
     end
     for _, name in ipairs(names) do
-        local got = redis.call('RPOP', prefix .. name, room)
-        if got then
+        local got = redis.pcall(pop, prefix .. name, room)
+        if got and got.err then
+            -- What was settled and taken before must be told of: the next call meets this again.
+            if total == 0 and not settles then return redis.error_reply(got.err) end
+            break
+        elseif got then
             total, room = total + #got, room - #got
             table.insert(got, 1, name)
             taken[#taken + 1] = got
@@ -170,7 +176,10 @@ if room > 0 then
 end
 local token = 0
 if total > 0 then
-    token = redis.call('INCRBY', counter, total) - total + 1
+    -- Never below the time in microseconds: a server that has lost its last writes, or all, as in a failover, gives no
+    -- token a second time, and nobody who has one from before settles the job of another.
+    token = math.max(tonumber(redis.call('GET', counter) or 0), now * 1000) + 1
+    redis.call('SET', counter, int(token + total - 1))
     local entries, runs_out, number = {}, {}, token
     for _, group in ipairs(taken) do
         local head = int(now) .. ':' .. #group[1] .. ':' .. group[1]
