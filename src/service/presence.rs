@@ -91,8 +91,9 @@ impl fmt::Debug for Presence {
 }
 
 impl Presence {
-    /// The presence of `worker` where `connect` leads: a [`Redis`](crate::backend::Backend::announce), the same handle
-    /// that the worker's jobs come from, so that these can be shown as they stood in their queues.
+    /// The presence of `worker` where `connect` leads: what [`Backend::announce`](crate::backend::Backend::announce) has,
+    /// or a handle of a backend. It must be of the same handle as the worker's intake, so that jobs can be shown as they
+    /// stood in their queues.
     pub fn new(connect: Arc<dyn Connect<dyn Announce>>, worker: WorkerHandle) -> Self {
         let (host, pid) = (host(), process::id());
         let id = format!("{host}:{pid}:{:012x}", RandomState::new().hash_one(pid) >> 16);

@@ -58,6 +58,8 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ),
         // Values of another sort.
         ("worker = 5\n", "1:10: worker must be a table, and is a whole number\n"),
+        ("[redis]\n", "1:2: [redis] has no meaning when the source is no Redis server: leave it out\n"),
+        ("[redis]\nlabels = \"eu\"\n", "redis.labels must be a list of texts"),
         (
             "[worker]\nmax_concurrent_jobs = \"5\"\n",
             "2:23: worker.max_concurrent_jobs must be a whole number from 1 to 1048576, and is text (write it without quotes)\n    2 | max_concurrent_jobs = \"5\"\n",

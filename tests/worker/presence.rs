@@ -2,6 +2,7 @@
 //!
 //! On real threads, since it has one of its own. How Sidekiq sees it is in `tests/sidekiq.rs`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -138,14 +139,14 @@ async fn put(memory: &Memory, kind: &str, count: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ended_is_counted_once_by_kind_and_what_was_put_off_is_not() {
     let memory = Memory::new();
-    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mended = Arc::new(AtomicBool::new(false));
     let first = mended.clone();
     let registry = || {
         let first = first.clone();
         Registry::new()
             .handle_raw("good", |_| async { tokio::time::sleep(Duration::from_millis(31)).await })
             .handle_raw("retried", move |_| {
-                let again = first.swap(true, std::sync::atomic::Ordering::Relaxed);
+                let again = first.swap(true, Ordering::Relaxed);
                 async move { if again { Outcome::Done } else { Outcome::fail_for("once", Duration::ZERO) } }
             })
             .handle_raw("bad", |_| async { Outcome::reject("bad") })
@@ -299,12 +300,14 @@ fn it_beats_on_when_the_loop_does_not_answer() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (release, wait) = std::sync::mpsc::sync_channel::<()>(1);
     let wait = Arc::new(Mutex::new(Some(wait)));
+    let blocks = Arc::new(AtomicBool::new(false));
+    let is_blocked = blocks.clone();
     let registry = registry_of(move |_| {
-        let wait = wait.lock().expect("nobody panics").take();
+        let (wait, blocks) = (wait.lock().expect("nobody panics").take(), blocks.clone());
         async move {
             if let Some(wait) = wait {
-                tokio::task::yield_now().await;
-                let _ = wait.recv_timeout(Duration::from_secs(30));
+                blocks.store(true, Ordering::Relaxed);
+                let _ = wait.recv();
             }
         }
     });
@@ -317,10 +320,13 @@ fn it_beats_on_when_the_loop_does_not_answer() {
     // The jobs' thread is this one: somebody else has to look.
     let stop = shutdown.clone();
     let watch = move || {
+        let blocked = comes_true(|| is_blocked.load(Ordering::Relaxed));
+        // One may have been answered just before.
         let before = heard.told();
-        block_until(|| heard.told() >= before + 2);
+        let told = comes_true(|| heard.told() >= before + 3);
         drop(release);
         stop.stop();
+        assert!(blocked && told, "it was told nothing while the loop stood still");
     };
     let watching = std::thread::Builder::new().name("watch".to_owned()).spawn(watch).expect("a thread");
     runtime.block_on(async { tokio::join!(worker.run(shutdown.clone()), presence.run(shutdown.clone())) });
@@ -328,15 +334,12 @@ fn it_beats_on_when_the_loop_does_not_answer() {
     assert!(listener.notes().withdrawn);
 }
 
-/// Waits on a thread without a runtime.
-fn block_until(mut condition: impl FnMut() -> bool) {
-    for _ in 0..15_000 {
-        if condition() {
-            return;
-        }
+/// Waits on a thread without a runtime, for a quarter of a minute at most.
+fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
+    (0..7_500).any(|_| {
         std::thread::sleep(Duration::from_millis(2));
-    }
-    panic!("waited in vain");
+        condition()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,9 +49,9 @@ elseif key then
     redis.call('PERSIST', key)
 end
 if to == 'dead' then
-    local now = tonumber(redis.call('TIME')[1])
-    redis.call('ZADD', KEYS[3], now, after)
-    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (now - tonumber(ARGV[8])))
+    local now = unique_now / 1000
+    redis.call('ZADD', KEYS[3], string.format('%.3f', now), after)
+    redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.3f', now - tonumber(ARGV[8])))
     redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[7]))
 elseif to == 'queue' then
     redis.call(ARGV[9], ARGV[6] .. ARGV[5], after)
