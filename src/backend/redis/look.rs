@@ -299,7 +299,9 @@ impl Redis {
             let key = self.0.keys.of_queue(&queue);
             let next = Part { how: self.0.keys.ends.read, most: 1, ..Part::of_queue(&key, &queue) };
             let (_, found) = self.part(next, COUNTING).await?;
-            first = found.iter().map(|found| found.job.since).chain(first).min();
+            let since = found.iter().map(|found| found.job.since);
+            // There are layouts in which nothing says when.
+            first = since.filter(|since| *since > SystemTime::UNIX_EPOCH).chain(first).min();
         }
         Ok(first)
     }
