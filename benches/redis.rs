@@ -8,14 +8,14 @@
 #![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
 
 #[path = "../tests/redis/mod.rs"]
-mod server;
+mod servers;
 mod support;
 
 use std::time::{Duration, Instant};
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use server::{Options, RedisServer};
+use servers::{Options, RedisServer};
 use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up};
 use tidegate::backend::redis::Redis;
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
@@ -123,13 +123,12 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
         "stat:processed",
         "stat:failed",
     ];
-    let script = redis::Script::new(include_str!("../src/backend/redis/scripts/exchange.lua"));
-    redis::cmd("SCRIPT")
-        .arg("LOAD")
-        .arg(include_str!("../src/backend/redis/scripts/exchange.lua"))
-        .query_async::<()>(&mut connection)
-        .await
-        .expect("loaded");
+    const TEXT: &str = concat!(
+        include_str!("../src/backend/redis/scripts/unique.lua"),
+        include_str!("../src/backend/redis/scripts/exchange.lua")
+    );
+    let script = redis::Script::new(TEXT);
+    redis::cmd("SCRIPT").arg("LOAD").arg(TEXT).query_async::<()>(&mut connection).await.expect("loaded");
     let (mut first, mut held, mut done) = (0, 0, 0);
     while done < count {
         let mut call = redis::cmd("EVALSHA");
@@ -141,6 +140,7 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
             .arg(10_000)
             .arg(15_552_000)
             .arg(256)
+            .arg(&["LPUSH", "RPUSH", "RPOP"][..])
             .arg(0);
         call.arg(held);
         for token in first..first + held {

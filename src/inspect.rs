@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobId, Kind, Queue};
+use crate::job::{Job, JobId, Kind, Queue, Tag};
 
 /// Looking at what a backend holds.
 #[async_trait]
@@ -18,7 +18,8 @@ pub trait Inspect: Send + Sync + 'static {
     /// One job; `None` when there is no such (it may have finished).
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error>;
 
-    /// The jobs that `wanted` describes, those that have been in their state longest first.
+    /// The jobs that `wanted` describes: those that have been in their state longest first, but of those that are
+    /// delayed or done, whose times are known, those whose time comes first.
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error>;
 
     /// The attempts at a job that have ended, the first first; none if there is no such job. Backends bound how
@@ -41,6 +42,8 @@ pub struct JobQuery {
     pub kind: Option<Kind>,
     /// Only those in this queue.
     pub queue: Option<Queue>,
+    /// Only those behind this one.
+    pub after: Option<Position>,
     /// Leave out so many of the first.
     pub skip: usize,
     /// At most so many.
@@ -50,7 +53,7 @@ pub struct JobQuery {
 impl JobQuery {
     /// At most `max` jobs in `state`, whatever they are.
     pub fn new(state: JobState, max: usize) -> Self {
-        Self { state, kind: None, queue: None, skip: 0, max }
+        Self { state, kind: None, queue: None, after: None, skip: 0, max }
     }
 
     /// Only those of `kind`.
@@ -67,7 +70,16 @@ impl JobQuery {
         self
     }
 
-    /// Leaves out so many of the first: to go through a long list part by part.
+    /// Only those that stand behind `last` in the list: to go through a long one part by part, whatever becomes of the
+    /// jobs meanwhile. What has come into the state since stands behind all that was there; a job that has left it and
+    /// come back comes twice. Parts that are deep down take no longer than the first.
+    #[must_use]
+    pub fn after(mut self, last: &StoredJob) -> Self {
+        self.after = Some(last.position);
+        self
+    }
+
+    /// Leaves out so many of the first. It takes a while where these are many: [`after`](Self::after) does not.
     #[must_use]
     pub fn skip(mut self, jobs: usize) -> Self {
         self.skip = jobs;
@@ -116,6 +128,8 @@ pub struct Counts {
     /// Ended without being done since a newer job had taken their place ([`Clash::ReplacePayload`](crate::Clash)), for
     /// as long as `done` is counted. They are not among the done.
     pub superseded: u64,
+    /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is, or nothing says when.
+    pub ready_since: Option<SystemTime>,
 }
 
 impl Counts {
@@ -140,6 +154,22 @@ pub enum JobState {
     Done,
 }
 
+/// Where a job stands in the list of its state. What is in it is its backend's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Position([u64; 3]);
+
+impl Position {
+    /// A position, by whatever the backend finds it again. For backends.
+    pub fn new(parts: [u64; 3]) -> Self {
+        Self(parts)
+    }
+
+    /// What it was made of. For backends.
+    pub fn parts(self) -> [u64; 3] {
+        self.0
+    }
+}
+
 /// A job as a store holds it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -162,6 +192,8 @@ pub struct StoredJob {
     /// The newer job that has taken its place ([`Clash::ReplacePayload`](crate::Clash)): a job that is with a worker
     /// is not tried again, and a finished one was not done.
     pub superseded_by: Option<JobId>,
+    /// Where it stands in the list that it was found in; of a job that was found by its id it says nothing.
+    pub position: Position,
 }
 
 impl StoredJob {
@@ -176,6 +208,7 @@ impl StoredJob {
             due: None,
             cancel_requested: false,
             superseded_by: None,
+            position: Position::default(),
         }
     }
 }
@@ -243,12 +276,14 @@ pub struct JobView {
     pub age: Duration,
     /// What the handler last reported, and how long ago.
     pub progress: Option<(Progress, Duration)>,
+    /// The handle by which its source knows this attempt.
+    pub tag: Tag,
 }
 
 impl JobView {
-    pub(crate) fn new(job: &Job, attempt: u32, phase: JobPhase, age: Duration) -> Self {
+    pub(crate) fn new(job: &Job, attempt: u32, tag: Tag, phase: JobPhase, age: Duration) -> Self {
         let (id, kind, queue) = (job.id.clone(), job.kind.clone(), job.queue.clone());
-        Self { id, kind, queue, attempt, phase, age, progress: None }
+        Self { id, kind, queue, attempt, phase, age, progress: None, tag }
     }
 }
 

@@ -21,7 +21,8 @@ use crate::job::Tag;
 /// Not a lock: it runs out by itself, and what was done under it after that is refused by the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// When the request that was answered with this lease was sent (or earlier), on the monotonic clock.
+    /// When the request that was answered with this lease was sent, or any moment that is known to have come before the
+    /// source granted it; on the monotonic clock.
     pub sent_at: Instant,
     /// For how long the source grants it.
     pub ttl: Duration,

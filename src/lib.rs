@@ -39,6 +39,7 @@
 //! - [`Registry`], [`Handler`], [`Context`], [`Outcome`]: your code, and what it is given.
 //! - [`Worker`], [`WorkerHandle`], [`Shutdown`], [`Report`]: running it.
 //! - [`Memory`], [`backend`]: where jobs come from. [`Source`], [`Renew`], [`Connect`]: to write another.
+//! - [`service`]: what runs beside a worker. [`announce`]: what dashboards of the store's own world are told.
 //! - [`Scope`]: structured concurrency without a queue.
 //! - [`telemetry`]: every metric by name.
 //!
@@ -48,6 +49,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod announce;
 mod attempt;
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -69,6 +71,7 @@ pub mod outcome;
 pub mod registry;
 pub mod retry;
 pub mod scope;
+pub mod service;
 pub mod shutdown;
 pub mod source;
 mod sync;
@@ -82,8 +85,8 @@ pub use enqueue::{Clash, Enqueue, Enqueued, NewJob, Start, Unique, UniqueKey, Wi
 pub use error::{BoxError, Error, ErrorKind};
 pub use handler::{Handler, HandlerService};
 pub use inspect::{
-    AttemptEnd, Counts, Inspect, JobPhase, JobQuery, JobState, JobView, Manage, PastAttempt, Progress,
-    StoredJob,
+    AttemptEnd, Counts, Inspect, JobPhase, JobQuery, JobState, JobView, Manage, PastAttempt, Position,
+    Progress, StoredJob,
 };
 pub use job::{Job, JobId, Kind, Queue, Tag};
 pub use lease::{Lease, Reclaim, Renew, Renewal};

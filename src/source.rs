@@ -44,6 +44,12 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// On any error the worker keeps the whole batch and tries it again, so applying one twice must be
     /// harmless (the second time is at most reported as stale).
+    ///
+    /// # Cancel safety
+    /// Dropped, whether it is applied is unknown. The worker drops it when it has not been answered within
+    /// [`call_timeout`](crate::ReconnectPolicy::call_timeout), and tries the same again. So a settlement may be applied
+    /// after its call was given up, as long as its lease runs: the job has run. A source that remembers this should then
+    /// report the second one as settled; called stale, it is counted as if the job had been given away, and nothing worse.
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error>;
 
     /// Whether [`exchange`](Self::exchange) costs one exchange with wherever the jobs are, rather than two. Then the

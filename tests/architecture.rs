@@ -18,6 +18,7 @@ use tree::Tree;
 
 /// Words and rules: plain data, traits and pure functions. They may use each other as long as there is no circle.
 const WORDS: &[&str] = &[
+    "announce",
     "attempt",
     "completions",
     "context",
@@ -55,11 +56,15 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("fuzzing", &["ALL"]),
     // The edges.
     ("cli", &["service", "worker", "backend", "WORDS"]),
-    ("backend", &["source", "enqueue", "lease", "election", "inspect", "job", "error", "telemetry"]),
+    (
+        "backend",
+        &["source", "announce", "enqueue", "lease", "election", "inspect", "job", "error", "telemetry"],
+    ),
     // The engine, and what runs beside it.
     ("service", &["worker", "WORDS"]),
     ("worker", &["WORDS"]),
     // Words and rules.
+    ("announce", &["WORDS"]),
     ("attempt", &["WORDS"]),
     ("completions", &["WORDS"]),
     ("context", &["WORDS"]),
@@ -88,8 +93,8 @@ const TOPS: &[&str] = &["lib", "main", "fuzzing"];
 
 /// The rooms that are told the time and never ask a clock.
 const TIMELESS: &[&str] = &[
-    "enqueue", "election", "error", "inspect", "job", "lease", "limit", "outcome", "retry", "schedule",
-    "source",
+    "announce", "enqueue", "election", "error", "inspect", "job", "lease", "limit", "outcome", "retry",
+    "schedule", "source",
 ];
 
 #[test]

@@ -164,7 +164,8 @@ macro_rules! suite {
                 inspect {
                     counts_follow_a_job_through_its_states,
                     a_job_is_found_as_it_stands,
-                    a_list_begins_with_what_has_been_there_longest,
+                    a_list_begins_with_what_has_been_there_longest_or_comes_next,
+                    a_list_goes_on_behind_a_job_whatever_becomes_of_it,
                     a_list_shows_only_what_is_asked_for,
                     a_job_says_until_when_it_stays_where_it_is,
                     a_cancellation_is_seen_until_the_job_has_ended,

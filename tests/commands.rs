@@ -3,6 +3,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/fed.rs"]
+mod fed;
 #[path = "sqlite/folder.rs"]
 mod folder;
 #[path = "commands/support.rs"]
@@ -20,6 +22,8 @@ mod hostile;
 mod lines;
 #[path = "commands/list.rs"]
 mod list;
+#[path = "commands/reading.rs"]
+mod reading;
 #[path = "commands/refusals.rs"]
 mod refusals;
 #[path = "commands/shells.rs"]

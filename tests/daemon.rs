@@ -5,6 +5,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/fed.rs"]
+mod fed;
 // Some of it is for `each` only.
 #[allow(dead_code)]
 #[path = "each/support.rs"]

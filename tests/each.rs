@@ -5,6 +5,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/fed.rs"]
+mod fed;
 #[path = "each/support.rs"]
 mod support;
 
@@ -16,6 +18,8 @@ mod ending;
 mod flow;
 #[path = "each/output.rs"]
 mod output;
+#[path = "each/read_only.rs"]
+mod read_only;
 #[path = "each/records.rs"]
 mod records;
 #[path = "each/refusals.rs"]

@@ -10,7 +10,7 @@ mod faults;
 mod file;
 #[path = "sqlite/flat.rs"]
 mod flat;
-#[path = "sqlite/fleet.rs"]
+#[path = "sqlite/fleet/mod.rs"]
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
@@ -20,6 +20,8 @@ mod kept;
 mod migrate;
 #[path = "sqlite/power.rs"]
 mod power;
+#[path = "sqlite/reading.rs"]
+mod reading;
 #[path = "sqlite/recorder.rs"]
 mod recorder;
 #[path = "sqlite/shared.rs"]

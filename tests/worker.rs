@@ -19,6 +19,7 @@ mod worker {
     mod model;
     mod outcomes;
     mod prefetch;
+    mod presence;
     mod scope;
     mod settling;
     mod timeouts;

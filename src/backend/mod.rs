@@ -13,11 +13,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::announce::Announce;
 use crate::enqueue::Enqueue;
 use crate::error::{Error, ErrorKind};
 use crate::inspect::{Inspect, Manage};
 use crate::lease::Reclaim;
-use crate::source::Intake;
+use crate::source::{Connect, Intake};
 use memory::Memory;
 
 /// Where jobs are kept, as the verbs that it has.
@@ -53,12 +54,15 @@ pub struct Backend {
     pub inspect: Option<Arc<dyn Inspect>>,
     /// Changes what it holds.
     pub manage: Option<Arc<dyn Manage>>,
+    /// Tells dashboards of the store's own world of a worker; see [`Presence`](crate::service::Presence). `None` where
+    /// there are none.
+    pub announce: Option<Arc<dyn Connect<dyn Announce>>>,
 }
 
 impl Backend {
     /// A backend from which jobs can be taken, and that can do nothing else yet: set the other verbs' fields.
     pub fn new(name: &'static str, intake: Intake) -> Self {
-        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None }
+        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None, announce: None }
     }
 
     /// A backend that has all verbs.
@@ -123,6 +127,7 @@ impl fmt::Debug for Backend {
             .field("reclaims", &self.reclaim.is_some())
             .field("inspects", &self.inspect.is_some())
             .field("manages", &self.manage.is_some())
+            .field("announces", &self.announce.is_some())
             .finish()
     }
 }
@@ -148,6 +153,8 @@ const SCHEMES: &[(&str, &str)] = &[
     ("rediss", "rediss://HOST:PORT/DATABASE"),
     #[cfg(feature = "redis")]
     ("redis+unix", "redis+unix:///PATH"),
+    #[cfg(feature = "redis")]
+    ("redis+sentinel", "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DATABASE"),
     #[cfg(feature = "sqlite")]
     (sqlite::SCHEME, "sqlite:PATH"),
 ];
@@ -157,7 +164,7 @@ const SCHEMES: &[(&str, &str)] = &[
 /// | URL | backend |
 /// |---|---|
 /// | `memory:` | a new, empty [`Memory`] with its defaults; each call makes another |
-/// | `redis://HOST:PORT/DATABASE` | the jobs on this Redis or Valkey server, in Sidekiq's layout, or with `?layout=resque` in Resque's (feature `redis`); `rediss:` with TLS, `redis+unix:///PATH` by a socket |
+/// | `redis://HOST:PORT/DATABASE` | the jobs on this Redis or Valkey server, in Sidekiq's layout, or with `?layout=resque` in Resque's (feature `redis`); `rediss:` with TLS, `redis+unix:///PATH` by a socket, `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DATABASE` by asking sentinels |
 /// | `sqlite:PATH` | the jobs in this file, which is made if it is not there (feature `sqlite`); `sqlite:///PATH` too |
 ///
 /// Opening connects to no server yet: that one can't be reached is found when the backend is used. A file is opened.

@@ -21,15 +21,6 @@ pub(crate) enum Asked {
     Reload,
 }
 
-/// What HUP asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnHup {
-    /// To stop: the terminal has gone, and what was started there ends with it.
-    Stop,
-    /// What it asks of a daemon.
-    Reload,
-}
-
 /// The signal that asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stop {
@@ -63,31 +54,47 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. HUP asks for what `on_hup` says.
+    /// Begins to listen to all. HUP asks to stop: the terminal has gone, and what was started there ends with it.
     ///
     /// A signal to stop that this process was started with ignoring stays ignored: that is how `nohup` and a
     /// shell's background jobs keep HUP and INT away.
     ///
     /// # Errors
     /// When the system refuses.
-    pub(crate) fn listen(on_hup: OnHup) -> io::Result<Self> {
-        let hup = match on_hup {
-            OnHup::Stop => Asked::Stop(HUP),
-            OnHup::Reload => Asked::Reload,
-        };
+    pub(crate) fn listen() -> io::Result<Self> {
+        let mut signals = Self { listening: Vec::new() };
+        signals.add(ALL.into_iter().chain([(Number::HUP, Asked::Stop(HUP))]))?;
+        Ok(signals)
+    }
+
+    /// Begins to listen to HUP alone, which asks a daemon to read its configuration again: whoever sends it need not
+    /// know how far the daemon is. The others do as ever meanwhile: nothing has been begun that they would break off.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn listen_to_hup() -> io::Result<Self> {
+        let mut signals = Self { listening: Vec::new() };
+        signals.add([(Number::HUP, Asked::Reload)])?;
+        Ok(signals)
+    }
+
+    /// Listens to all others too.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn listen_to_all(&mut self) -> io::Result<()> {
+        self.add(ALL)
+    }
+
+    fn add(&mut self, signals: impl IntoIterator<Item = (Number, Asked)>) -> io::Result<()> {
         let ignored = ignored();
-        let wanted = |(number, asked): &(Number, Asked)| {
-            !(matches!(asked, Asked::Stop(_)) && ignored >> (number.as_raw() - 1) & 1 == 1)
-        };
-        let listen =
-            |(number, asked): (Number, Asked)| Ok((signal(SignalKind::from_raw(number.as_raw()))?, asked));
-        let listening = ALL
-            .into_iter()
-            .chain([(Number::HUP, hup)])
-            .filter(wanted)
-            .map(listen)
-            .collect::<io::Result<_>>()?;
-        Ok(Self { listening })
+        for (number, asked) in signals {
+            if matches!(asked, Asked::Stop(_)) && ignored >> (number.as_raw() - 1) & 1 == 1 {
+                continue;
+            }
+            self.listening.push((signal(SignalKind::from_raw(number.as_raw()))?, asked));
+        }
+        Ok(())
     }
 
     /// Waits for the next one.

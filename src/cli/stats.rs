@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::Exit;
 use super::stdout::{json_line, print};
-use super::store::{Missing, SourceArgs, Store, failed};
+use super::store::{Purpose, SourceArgs, Store, failed};
 use super::text::{age, count};
 use super::times::{local, now, since, utc};
 use super::values::time;
 use crate::error::Error;
-use crate::inspect::{Counts, JobQuery, JobState};
+use crate::inspect::Counts;
 
 /// After so many lines the heads are shown again: they are still on a screen of the usual height.
 const LINES_A_HEAD: u64 = 20;
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &StatsArgs) -> Exit {
 }
 
 fn report(args: &StatsArgs) -> Result<Exit, Exit> {
-    let store = Store::open(&args.source, Missing::Refuse)?;
+    let store = Store::open(&args.source, Purpose::Look)?;
     let Some(pause) = args.watch else {
         let stats = look(&store).map_err(|error| failed(&error))?;
         print(&if args.json { json_line(&stats.json()) } else { stats.table().into_bytes() })?;
@@ -124,13 +124,9 @@ fn report(args: &StatsArgs) -> Result<Exit, Exit> {
 }
 
 fn look(store: &Store) -> Result<Stats, Error> {
-    let inspect = store.backend.inspect()?;
-    store.wait(async {
-        let counts = inspect.counts().await?;
-        let first = inspect.list(&JobQuery::new(JobState::Ready, 1)).await?;
-        let at = now();
-        Ok(Stats { at, counts, oldest: first.first().map(|first| since(first.since, at)) })
-    })
+    let counts = store.wait(store.inspect()?.counts())?;
+    let at = now();
+    Ok(Stats { at, counts, oldest: counts.ready_since.map(|first| since(first, at)) })
 }
 
 fn heads() -> String {

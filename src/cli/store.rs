@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
@@ -15,7 +16,9 @@ use super::run::config::source_of;
 use super::{Exit, refuse};
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
-use crate::error::{Chain, Error};
+use crate::enqueue::Enqueue;
+use crate::error::{Chain, Error, ErrorKind};
+use crate::inspect::{Inspect, Manage};
 
 /// The endings by which a path without a scheme is taken for a file of ours.
 const ENDINGS: [&str; 3] = [".sqlite", ".sqlite3", ".db"];
@@ -26,7 +29,7 @@ const DEFAULT: &str = "sqlite:tidegate.sqlite";
 /// Which queue.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// The queue: sqlite:PATH, or a PATH that ends in .sqlite, .sqlite3 or .db [default: that of --config, or else
+    /// The queue: sqlite:PATH, a PATH that ends in .sqlite, .sqlite3 or .db, or redis://HOST:PORT/DATABASE [default: that of --config, or else
     /// sqlite:tidegate.sqlite]
     #[arg(
         short,
@@ -44,27 +47,33 @@ pub(crate) struct SourceArgs {
     config: Option<PathBuf>,
 }
 
-/// What to do when the queue is not there.
+/// What a queue is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// Make it, and say so to whoever sits at a terminal.
-    Make,
-    /// Say that it is missing.
-    Refuse,
+pub(super) enum Purpose {
+    /// To look at it: no right to write is needed, and nobody is waited for.
+    Look,
+    /// To change what is in it.
+    Change,
+    /// To put something into it. If it is not there it is made, which is said to whoever sits at a terminal.
+    Fill,
 }
 
 /// An open queue, and a runtime for what is asked of it.
 ///
 /// The runtime has a thread of its own, so that a connection is looked after while this one reads or writes.
-#[derive(Debug)]
 pub(super) struct Store {
-    pub(super) backend: Backend,
+    opened: Opened,
     runtime: Runtime,
+}
+
+enum Opened {
+    Whole(Backend),
+    ToLook(Arc<dyn Inspect>),
 }
 
 impl Store {
     /// Opens the queue. When that can't be done, says why, and returns how to end.
-    pub(super) fn open(args: &SourceArgs, missing: Missing) -> Result<Self, Exit> {
+    pub(super) fn open(args: &SourceArgs, purpose: Purpose) -> Result<Self, Exit> {
         let url = match (&args.source, &args.config) {
             (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why))?,
             (None, Some(config)) => {
@@ -75,21 +84,26 @@ impl Store {
         };
         let file = backend::sqlite_path(&url).map(Path::new);
         let made = file.is_some_and(|file| file.symlink_metadata().is_err());
-        if let Some(file) = file.filter(|_| made && missing == Missing::Refuse) {
+        if let Some(file) = file.filter(|_| made && purpose != Purpose::Fill) {
             let file = escaped(&file.display().to_string());
             return Err(refuse(
                 Exit::Unavailable,
                 format!(
-                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE (`tidegate \
-                     enqueue` makes one)"
+                    "there is no queue {file}: name another one with --source or TIDEGATE_SOURCE, or a daemon's \
+                     configuration with --config or TIDEGATE_CONFIG (`tidegate enqueue` makes one)"
                 ),
             ));
         }
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime
             .map_err(|error| refuse(Exit::Internal, format!("the system gives no runtime: {error}")))?;
-        let opened = runtime.block_on(async { file.map_or_else(|| backend::open(&url), open_file) });
-        let backend = opened.map_err(|error| {
+        let opened = runtime.block_on(async {
+            match file {
+                Some(file) => open_file(file, purpose),
+                None => backend::open(&url).map(Opened::Whole),
+            }
+        });
+        let opened = opened.map_err(|error| {
             // Of a file that can't be used the command line is not to blame.
             let exit =
                 if error.is_invalid_input() && file.is_none() { Exit::Usage } else { Exit::Unavailable };
@@ -98,7 +112,34 @@ impl Store {
         if let Some(file) = file.filter(|_| made && io::stderr().is_terminal()) {
             refuse(Exit::Done, format!("made the queue {}", escaped(&file.display().to_string())));
         }
-        Ok(Self { backend, runtime })
+        Ok(Self { opened, runtime })
+    }
+
+    /// Looking at it.
+    pub(super) fn inspect(&self) -> Result<&Arc<dyn Inspect>, Error> {
+        match &self.opened {
+            Opened::Whole(backend) => backend.inspect(),
+            Opened::ToLook(inspect) => Ok(inspect),
+        }
+    }
+
+    /// Changing what is in it.
+    pub(super) fn manage(&self) -> Result<&Arc<dyn Manage>, Error> {
+        self.whole()?.manage()
+    }
+
+    /// Putting something into it.
+    pub(super) fn enqueue(&self) -> Result<&Arc<dyn Enqueue>, Error> {
+        self.whole()?.enqueue()
+    }
+
+    fn whole(&self) -> Result<&Backend, Error> {
+        match &self.opened {
+            Opened::Whole(backend) => Ok(backend),
+            Opened::ToLook(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "the queue was opened to be looked at only"))
+            }
+        }
     }
 
     /// Waits for what was asked of the queue.
@@ -109,8 +150,12 @@ impl Store {
 
 /// Opens a file so that looking at it deletes nothing: how many dead and done jobs are kept is for those to say who run
 /// jobs.
-fn open_file(file: &Path) -> Result<Backend, Error> {
-    Ok(Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX).open()?.backend())
+fn open_file(file: &Path, purpose: Purpose) -> Result<Opened, Error> {
+    let file = Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX);
+    Ok(match purpose {
+        Purpose::Look => Opened::ToLook(Arc::new(file.open_to_read()?)),
+        Purpose::Change | Purpose::Fill => Opened::Whole(file.open()?.backend()),
+    })
 }
 
 /// What went wrong with the queue is said, and how to end returned.

@@ -18,6 +18,7 @@ use crate::telemetry::KindTelemetry;
 use crate::worker::config::{Kinds, KnownKind};
 use crate::worker::flight::Stage;
 use crate::worker::run::Loop;
+use crate::worker::tally::Tallies;
 
 /// What kinds have that were given no options of their own, and the numbers that they get.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct KindDefaults {
     /// The number of the next kind. Never given twice, so that a task is given no attempt of a handler that has
     /// taken the place of its own.
     numbers: AtomicUsize,
+    pub(crate) tallies: Tallies,
 }
 
 /// A registry, checked, as the loop uses it.
@@ -40,7 +42,7 @@ pub(crate) struct Registered {
 
 impl KindDefaults {
     pub(crate) fn new(worker: String, timeout: Option<Duration>, retry: RetryPolicy) -> Self {
-        Self { worker, timeout, retry, numbers: AtomicUsize::new(0) }
+        Self { worker, timeout, retry, numbers: AtomicUsize::new(0), tallies: Tallies::default() }
     }
 
     pub(crate) fn register(&self, registry: Registry) -> Result<Registered, Error> {
@@ -73,6 +75,7 @@ impl KindDefaults {
             timeout: options.timeout.unwrap_or(self.timeout),
             retry: options.retry.unwrap_or_else(|| self.retry.clone()),
             telemetry: KindTelemetry::register(&self.worker, kind),
+            tally: self.tallies.of(kind),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::worker::Worker;
 use crate::worker::changes::KindDefaults;
 use crate::worker::handle::Control;
 use crate::worker::reconnect::ReconnectPolicy;
+use crate::worker::tally::Tally;
 
 /// The most jobs that may be allowed at once: a million tasks of one kibibyte each fill a gibibyte.
 pub const MAX_CONCURRENT_JOBS: usize = 1 << 20;
@@ -78,6 +79,7 @@ pub(crate) struct KnownKind {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: RetryPolicy,
     pub(crate) telemetry: KindTelemetry,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// Builds a [`Worker`]. Made by [`Worker::builder`].
@@ -221,7 +223,7 @@ impl WorkerBuilder {
         let unknown = Arc::new(defaults.unknown());
         let telemetry = Telemetry::register(&name);
         let connections = ["source", "heartbeat"].map(|what| ConnectionTelemetry::register(&name, what));
-        let control = Arc::new(Control::new(limits.max_concurrent_jobs, defaults));
+        let control = Arc::new(Control::new(limits.max_concurrent_jobs, limits.queues.clone(), defaults));
         Ok(Worker { intake, name, limits, registered, unknown, telemetry, connections, control })
     }
 }

@@ -224,7 +224,8 @@ impl Flight {
             Stage::Settling(_) => JobPhase::Settling,
         };
         let delivery = &self.run.delivery;
-        let mut view = JobView::new(&delivery.job, delivery.attempt, phase, now.duration_since(self.since));
+        let age = now.duration_since(self.since);
+        let mut view = JobView::new(&delivery.job, delivery.attempt, delivery.tag, phase, age);
         view.progress = self.run.last_progress().map(|(progress, at)| (progress, now.duration_since(at)));
         view
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
+use crate::announce::Runs;
 use crate::error::Error;
 use crate::inspect::JobView;
 use crate::job::JobId;
@@ -43,6 +45,10 @@ pub(crate) struct Control {
     pub(crate) connection: Arc<watch::Sender<ConnectionState>>,
     /// Settings that wait for the loop.
     pub(crate) changes: Changes,
+    /// Those that are served, or will be from the loop's next turn on.
+    queues: Mutex<Queues>,
+    /// Cancelled when the loop has ended.
+    ended: CancellationToken,
     defaults: KindDefaults,
     /// Questions that wait for the loop; bounded by the permits.
     questions: Mutex<Vec<Question>>,
@@ -57,7 +63,7 @@ pub(crate) enum Question {
 }
 
 impl Control {
-    pub(crate) fn new(max_concurrent_jobs: usize, defaults: KindDefaults) -> Self {
+    pub(crate) fn new(max_concurrent_jobs: usize, queues: Queues, defaults: KindDefaults) -> Self {
         Self {
             running: Slots::new(max_concurrent_jobs),
             bell: Arc::default(),
@@ -66,6 +72,8 @@ impl Control {
             stats: Mutex::new(Stats::default()),
             connection: Arc::default(),
             changes: Changes::default(),
+            queues: Mutex::new(queues),
+            ended: CancellationToken::new(),
             defaults,
             questions: Mutex::new(Vec::new()),
             permits: Semaphore::new(MAX_QUESTIONS),
@@ -109,6 +117,7 @@ impl Drop for Ended {
         lock(&self.0.stats).state = State::Ended;
         // Whoever asks from now on sees that it has ended; who has asked meanwhile is answered by this.
         drop(self.0.take_questions());
+        self.0.ended.cancel();
     }
 }
 
@@ -160,9 +169,15 @@ impl WorkerHandle {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) as when building a worker; nothing is changed then.
     pub fn set_queues(&self, queues: Queues) -> Result<(), Error> {
         queues.validate()?;
+        lock(&self.control.queues).clone_from(&queues);
         self.control.changes.queues(queues);
         self.control.bell.ring();
         Ok(())
+    }
+
+    /// The queues that it serves, in this order.
+    pub fn queues(&self) -> Queues {
+        lock(&self.control.queues).clone()
     }
 
     /// Runs what is fetched from now on by this registry in place of the one before: handlers, layers, and the
@@ -180,6 +195,24 @@ impl WorkerHandle {
     /// What it has done so far, and what it holds: numbers of one moment, whose books balance.
     pub fn stats(&self) -> Stats {
         *lock(&self.control.stats)
+    }
+
+    /// What has run so far, by kind.
+    pub(crate) fn runs(&self) -> Runs {
+        self.control.defaults.tallies.read()
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub fn is_stopping(&self) -> bool {
+        self.control.stop.is_stopping()
+    }
+
+    /// Waits until the worker has ended, however that came; for ever if it is never run.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ended(&self) {
+        self.control.ended.cancelled().await;
     }
 
     /// The state of the connection to the source.

@@ -26,6 +26,7 @@ mod spare;
 mod stage;
 mod start;
 mod stopping;
+mod tally;
 mod verdict;
 
 use std::sync::Arc;

@@ -44,7 +44,9 @@ pub struct ReconnectPolicy {
     /// The greatest part of a wait that chance may take off, from 0 to 1. Default a half: many workers that
     /// lost the same server do not come back in step.
     pub jitter: f64,
-    /// How long making a session, settling or renewing may take before it counts as failed. Default 10 s.
+    /// How long making a session, settling or renewing may take before it counts as failed. Default 10 s. Longer than
+    /// what the source itself waits for others, such as the `busy_timeout` of a file: else the source would be given up
+    /// while it is still patient.
     pub call_timeout: Duration,
 }
 

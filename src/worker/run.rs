@@ -255,7 +255,11 @@ impl Loop {
         let Some(outcome) = verdict(&flight.run, end) else { return self.give_up(place) };
         let mut settled = settlement(delivery, kind, &outcome, self.limits.seed);
         settled.output = flight.run.take_output();
+        if matches!(settled.settlement, Settlement::Ack) {
+            kind.tally.done(run_time);
+        }
         if is_failure(&outcome) {
+            kind.tally.failed();
             self.stats.failed += 1;
             log_failure(delivery, &settled);
         }

@@ -154,6 +154,11 @@ impl Fixture {
 
     // ---- producers ----
 
+    /// The job with this priority, where there are any.
+    pub(crate) fn rated(&self, job: NewJob, priority: i16) -> NewJob {
+        if self.has.priorities { job.priority(priority) } else { job }
+    }
+
     pub(crate) async fn answer(&self, job: NewJob) -> Enqueued {
         self.producer.enqueue(vec![job]).await.expect("enqueued").remove(0)
     }

@@ -68,7 +68,7 @@ pub(crate) async fn a_job_is_found_as_it_stands(f: Fixture) {
     f.finish().await;
 }
 
-pub(crate) async fn a_list_begins_with_what_has_been_there_longest(f: Fixture) {
+pub(crate) async fn a_list_begins_with_what_has_been_there_longest_or_comes_next(f: Fixture) {
     needs!(f, verb inspect);
     needs!(f, delayed);
     let ready = f.push_all(&["a", "b", "c"]).await;
@@ -84,10 +84,7 @@ pub(crate) async fn a_list_begins_with_what_has_been_there_longest(f: Fixture) {
     assert_eq!(ids(JobState::Ready, 9).await, ready);
     assert_eq!(ids(JobState::Ready, 2).await, ready[..2]);
     assert_eq!(ids(JobState::Ready, 0).await, []);
-    if !f.has.places {
-        delayed = [1, 2, 0].map(|at: usize| delayed[at].clone()).to_vec(); // where they stand by their times
-    }
-    assert_eq!(ids(JobState::Delayed, 9).await, delayed);
+    assert_eq!(ids(JobState::Delayed, 9).await, [1, 2, 0].map(|at: usize| delayed[at].clone()));
     let held = f.take(3).await;
     assert_eq!(ids(JobState::Leased, 9).await, ready);
     f.reject(&held[2]).await;
@@ -127,6 +124,45 @@ pub(crate) async fn a_list_shows_only_what_is_asked_for(f: Fixture) {
     f.take(3).await;
     let leased = f.inspect().list(&JobQuery::new(JobState::Leased, 9).kind("a")).await.expect("listed");
     assert_eq!(leased.len(), 2);
+}
+
+/// A long list is gone through part by part, while its jobs change.
+pub(crate) async fn a_list_goes_on_behind_a_job_whatever_becomes_of_it(f: Fixture) {
+    needs!(f, verb inspect);
+    needs!(f, verb manage);
+    needs!(f, delayed);
+    let (mut ready, mut delayed) = (Vec::new(), Vec::new());
+    for number in 0..7 {
+        ready.push(f.push(job(&number.to_string())).await);
+        f.pass(Duration::from_millis(2)).await; // some tell times by the millisecond
+    }
+    for wait in [70, 20, 50, 20] {
+        delayed.push(f.push(job("later").delay(secs(wait))).await);
+        f.pass(Duration::from_millis(2)).await;
+    }
+    for (state, all, max) in [
+        (JobState::Ready, ready.clone(), 2),
+        (JobState::Delayed, [1, 3, 2, 0].map(|at: usize| delayed[at].clone()).to_vec(), 1),
+    ] {
+        let (mut seen, mut query) = (Vec::new(), JobQuery::new(state, max));
+        loop {
+            let part = f.inspect().list(&query).await.expect("listed");
+            let Some(last) = part.last() else { break };
+            query = query.after(last);
+            seen.extend(part.iter().map(|job| job.job.id.clone()));
+            // Those that have been seen go, some of them and the last too.
+            assert!(cancel(&f, &seen[seen.len() - 1]).await && seen.len() <= all.len());
+        }
+        assert_eq!(seen, all, "{state:?}");
+    }
+    // Behind the last: those that have come since, and nothing else.
+    let last = f.list(JobState::Dead, 99).await.pop().expect("some were cancelled");
+    f.pass(secs(11)).await; // some tell only the second at which a job has died
+    assert!(cancel(&f, &ready[0]).await);
+    let more = f.inspect().list(&JobQuery::new(JobState::Dead, 9).after(&last)).await.expect("listed");
+    assert_eq!(more.iter().map(|job| &job.job.id).collect::<Vec<_>>(), [&ready[0]]);
+    let skipped = JobQuery::new(JobState::Dead, 9).after(&last).skip(1);
+    assert!(f.inspect().list(&skipped).await.expect("listed").is_empty());
 }
 
 pub(crate) async fn a_job_says_until_when_it_stays_where_it_is(f: Fixture) {

@@ -38,7 +38,7 @@ async fn a_url_opens_it_with_every_verb() {
 #[test]
 fn a_url_that_makes_no_sense_is_refused_without_its_secrets() {
     for (url, word) in [
-        ("rediss://user:secret@host/0", "\"rediss\""),
+        ("amqps://user:secret@host/0", "\"amqps\""),
         ("kafka:secret", "\"kafka\""),
         ("memory", "a scheme and a colon"),
         ("", "a scheme and a colon"),

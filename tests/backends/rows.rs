@@ -59,14 +59,7 @@ pub(crate) async fn redis() -> Option<Fixture> {
     let server = crate::redis_server::Options::new().start()?;
     let ttl = secs(20);
     let redis = Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(3).open().expect("good settings");
-    let has = Features {
-        priorities: false,
-        quotas: false,
-        history: false,
-        places: false,
-        unique: false,
-        ..Features::ALL
-    };
+    let has = Features { priorities: false, quotas: false, history: false, places: false, ..Features::ALL };
     let mut fixture = Fixture::of(redis.backend(), has, ttl, REAL_SLACK).await;
     fixture._kept = Some(Box::new(server));
     Some(fixture)

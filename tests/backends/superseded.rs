@@ -135,8 +135,8 @@ pub(crate) async fn though_the_newer_one_waits_for_its_time(f: Fixture) {
     needs!(f, unique);
     needs!(f, verb inspect);
     needs!(f, delayed);
-    let old = running(&f, newest("old").priority(9)).await;
-    f.push(newest("new").delay(secs(20)).priority(-9).queue("other")).await;
+    let old = running(&f, f.rated(newest("old"), 9)).await;
+    f.push(f.rated(newest("new").delay(secs(20)).queue("other"), -9)).await;
     f.retry(&old, ZERO).await;
     assert!(f.take(9).await.is_empty(), "the newest wish is to wait");
     f.pass(secs(20) + f.slack).await;

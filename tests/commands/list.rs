@@ -257,3 +257,41 @@ async fn a_payload_is_shown_in_part_and_written_whole() {
     assert_eq!(place.good(["jobs", "show", "1", "--payload"]).stdout(), text);
     assert_eq!(place.good(["jobs", "show", "2", "--payload"]).0.stdout, bytes);
 }
+
+#[tokio::test]
+async fn the_options_of_a_list_may_stand_before_its_name() {
+    let place = Place::new();
+    let (_, [dead, ..]) = &mixed(&place).await;
+    for args in [["jobs", "--state", "dead", "-q", "list"], ["jobs", "list", "-q", "--state", "dead"]] {
+        assert_eq!(place.good(args).stdout(), format!("{dead}\n"));
+    }
+}
+
+/// Attempts of the same number, from before and from after.
+#[tokio::test]
+async fn where_somebody_made_a_dead_job_ready_again_its_attempts_are_divided() {
+    let place = Place::new();
+    let (queue, ids) = place.with(vec![(NewJob::new("k", ""), Some("first"))]).await;
+    let id = &ids[0];
+    place.good(["jobs", "retry", id]);
+    let settled = async |settlement| {
+        let taken = take(&queue, 1).await.remove(0);
+        queue.settle(&[Settled::new(taken.tag, settlement)]).await.expect("settled");
+    };
+    // One that was handed back has no number of its own: that is no new beginning.
+    settled(Settlement::Release { after: Duration::ZERO }).await;
+    settled(Settlement::Retry { after: Duration::ZERO }).await;
+    settled(Settlement::Reject).await;
+    let shown = place.good(["jobs", "show", id]).stdout();
+    let names: Vec<&str> = shown
+        .lines()
+        .map(|line| &line[..12])
+        .filter(|name| name.starts_with("attempt ") || name.starts_with("retried"))
+        .collect();
+    assert_eq!(
+        names,
+        ["attempt 1   ", "retried     ", "attempt 1   ", "attempt 1   ", "attempt 2   "],
+        "{shown}"
+    );
+    assert!(shown.contains("retried      by hand: its attempts begin anew\n"), "{shown}");
+}

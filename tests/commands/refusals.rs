@@ -47,7 +47,12 @@ fn an_argument_that_makes_no_sense_is_named_and_nothing_is_made() {
         (&["jobs", "--state", "lost"], "ready, delayed, leased, dead, done"),
         (&["jobs", "--limit", "0"], "1..=1000000"),
         (&["jobs", "list", "--json", "-q"], "--quiet"),
-        (&["jobs", "--state", "dead", "show", "1"], "the options of `jobs list` stand after its name"),
+        (
+            &["jobs", "--state", "dead", "show", "1"],
+            "--state and the other options of `jobs list` belong to it, not to `show`",
+        ),
+        (&["jobs", "-q", "retry", "1"], "belong to it, not to `retry`"),
+        (&["jobs", "--state", "dead", "list", "-q"], "all of them before `list`, or all of them after it"),
         (&["jobs", "show"], "<ID>"),
         (&["jobs", "show", "1", "--payload", "--json"], "--payload"),
         (&["jobs", "retry"], "<ID>"),
@@ -100,6 +105,7 @@ fn what_only_looks_or_changes_makes_no_queue() {
         let said = ran.stderr();
         assert!(
             said.starts_with("tidegate: there is no queue ")
+                && said.contains("--source or TIDEGATE_SOURCE, or a daemon's configuration with --config")
                 && said.contains("tidegate.sqlite: name another one"),
             "{said}"
         );

@@ -1,11 +1,9 @@
 //! A folder to run the program in, and the queue in it as the library sees it.
 
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +11,7 @@ use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Delivery, Enqueue, FetchRequest, NewJob, Settled, Settlement, Source};
 use tokio_util::sync::CancellationToken;
 
+use crate::fed::fed;
 use crate::folder::Folder;
 
 /// A folder of the test's own. The program takes the queue in it if no other is named.
@@ -55,16 +54,7 @@ impl Place {
         args: impl IntoIterator<Item = S>,
         input: impl AsRef<[u8]>,
     ) -> Ran {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program is built");
-        let mut stdin = child.stdin.take().expect("piped");
-        let input = input.as_ref().to_vec();
-        // It may end before it has read everything.
-        let feeder = thread::Builder::new().spawn(move || drop(stdin.write_all(&input))).expect("a thread");
-        let output = child.wait_with_output().expect("it ends");
-        feeder.join().expect("no panic");
-        Ran(output)
+        Ran(fed(self.command(args), input))
     }
 
     /// Runs it, and sees that all is well.

@@ -58,6 +58,8 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ),
         // Values of another sort.
         ("worker = 5\n", "1:10: worker must be a table, and is a whole number\n"),
+        ("[redis]\n", "1:1: [redis] has no meaning when the source is no Redis server: leave it out\n"),
+        ("[redis]\nlabels = \"eu\"\n", "redis.labels must be a list of texts"),
         (
             "[worker]\nmax_concurrent_jobs = \"5\"\n",
             "2:23: worker.max_concurrent_jobs must be a whole number from 1 to 1048576, and is text (write it without quotes)\n    2 | max_concurrent_jobs = \"5\"\n",
@@ -312,7 +314,7 @@ fn no_value_that_may_be_a_secret_is_repeated_whatever_is_wrong_with_it() {
         "[kinds.a]\nexec = [\"true\", \"hunter2\", 5]\n",
         "[kinds.a]\nexec = \"curl -H hunter2\"\n",
         "[kinds.a]\nexec = [\"true\"]\nenvironment = { A = \"ä\thunter2\" } # was hunter2\n",
-        "source = \"redis://user:hunter2@localhost\"\n",
+        "source = \"redis://user:hunter2@localhost:port\"\n",
         "sauce = \"redis://user:hunter2@localhost\"\n",
         "source = \"hunter2\"\n",
         "source = [\"hunter2\"]\n",
@@ -357,7 +359,7 @@ fn a_variable_that_makes_no_sense_is_refused_by_its_name() {
         (
             "TIDEGATE_LOGG__LEVEL",
             "info",
-            "names no table: there are sqlite, worker, log or kinds; did you mean TIDEGATE_LOG__…?",
+            "names no table: there are sqlite, redis, worker, log or kinds; did you mean TIDEGATE_LOG__…?",
         ),
         (
             "TIDEGATE_LOG____LEVEL",
@@ -366,7 +368,7 @@ fn a_variable_that_makes_no_sense_is_refused_by_its_name() {
         ),
         ("TIDEGATE_WORKER", "5", "names a whole table: name a key in it, as in TIDEGATE_WORKER__KEY"),
         ("TIDEGATE_SORCE", "sqlite:a", "is not known; did you mean TIDEGATE_SOURCE?"),
-        ("TIDEGATE_SOURCE__FILE", "a", "names no table: there are sqlite, worker, log or kinds"),
+        ("TIDEGATE_SOURCE__FILE", "a", "names no table: there are sqlite, redis, worker, log or kinds"),
         (
             "TIDEGATE_KINDS__MAIL__TIMEOUT",
             "5s",

@@ -1,9 +1,12 @@
 //! HUP: the configuration is read again while jobs run, and none of them is dropped.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
 use rustix::process::Signal;
 use tidegate::{JobState, NewJob};
 
-use crate::scene::{Daemon, Jobs, hear, line, lines};
+use crate::scene::{Daemon, Jobs, command, hear, line, lines};
 use crate::support::Place;
 
 /// A command that says that it runs, and waits to be let go.
@@ -198,4 +201,28 @@ fn the_log_changes_its_level_and_its_form() {
     assert!(said.contains(" kind=third attempt=1 "), "{said}");
     let ran = daemon.stop();
     assert!(!ran.stderr().contains("second"), "{}", ran.stderr());
+}
+
+/// Whoever sends it may not know how far the daemon is.
+#[test]
+fn a_hup_that_comes_while_it_starts_does_not_end_it() {
+    let place = Place::new();
+    Jobs::new(&place);
+    let file = place.fifo("tidegate.toml");
+    let write = |jobs: u32, before: &dyn Fn()| {
+        // Both wait here for each other, each time that it is read.
+        let mut pipe = OpenOptions::new().write(true).open(file.path()).expect("it is there");
+        before();
+        let config = format!(
+            "source = \"sqlite:jobs.sqlite\"\n[worker]\nmax_concurrent_jobs = {jobs}\n[kinds.a]\nexec = [\"true\"]\n"
+        );
+        pipe.write_all(config.as_bytes()).expect("it is read");
+    };
+    let mut daemon = Daemon::begin(&place, command(&place, &[]));
+    write(1, &|| daemon.signal(Signal::HUP));
+    assert_eq!(daemon.hear("started")["max_concurrent_jobs"], 1);
+    // What was asked for then is done now.
+    write(2, &|| ());
+    assert_eq!(daemon.hear("configuration reloaded")["max_concurrent_jobs"], 2);
+    assert_eq!(daemon.stop().code(), 0);
 }

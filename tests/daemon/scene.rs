@@ -116,10 +116,15 @@ impl<'p> Daemon<'p> {
         place.write("tidegate.toml", config);
         let mut command = command(place, &[]);
         change(&mut command);
-        let running = place.start_command(command);
-        let mut daemon = Self { place, _watched: watch(running.id()), running: Some(running) };
+        let mut daemon = Self::begin(place, command);
         daemon.hear("started");
         daemon
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn begin(place: &'p Place, command: Command) -> Self {
+        let running = place.start_command(command);
+        Self { place, _watched: watch(running.id()), running: Some(running) }
     }
 
     /// Waits for a line of the log with this message.

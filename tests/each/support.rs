@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::fed::fed;
+
 /// How long anything may take before a test gives up on it. Never waited for when all is well.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -76,17 +78,27 @@ impl Place {
         args: impl IntoIterator<Item = S>,
         input: impl AsRef<[u8]>,
     ) -> Ran {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program is built");
-        let mut stdin = child.stdin.take().expect("piped");
-        let input = input.as_ref().to_vec();
-        // It may end before it has read everything.
-        let feeder = thread_named("feeder", move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().expect("it ends");
-        feeder.join().expect("no panic");
+        let output = fed(self.command(args), input);
         self.assert_nobody_is_left();
         Ran(output)
+    }
+
+    /// Runs this shell script, whose `$0` is the program, where it may mount a disk at `disk`. Returns its exit code, of
+    /// which 77 says that no disk can be had: then and if no such place can be had either, `None`, and that is said.
+    pub(crate) fn on_a_disk_of_its_own(&self, script: &str) -> Option<i32> {
+        // A user namespace makes it possible without being root; who is root may not be allowed to have one.
+        for namespaces in ["-rm", "-m"] {
+            let mut command = Command::new("unshare");
+            command.args([namespaces, "sh", "-c", script, env!("CARGO_BIN_EXE_tidegate")]);
+            command.current_dir(&self.path);
+            let Ok(done) = self.marked(command).output() else { continue };
+            match done.status.code() {
+                None | Some(1 | 77) => drop(fs::remove_dir(self.path("disk"))),
+                code => return code,
+            }
+        }
+        skipped("no mount namespace and no tmpfs may be made here");
+        None
     }
 
     /// Starts it, with pipes to all three streams.
@@ -130,6 +142,12 @@ impl Drop for Place {
             fs::remove_dir_all(&self.path).expect("it is ours");
         }
     }
+}
+
+/// Says that a test could not be run here, past the test program, which would keep that to itself.
+pub(crate) fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
 
 /// The letter of a process's state, `Z` for one that has ended and was not waited for.

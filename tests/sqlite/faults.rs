@@ -8,10 +8,15 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tidegate::backend::sqlite::{Durability, Sqlite};
-use tidegate::{Enqueue, Error, ErrorKind, Inspect, JobId, NewJob, Settled, Settlement, Source};
+use tidegate::{
+    Context, Enqueue, Error, ErrorKind, Inspect, JobId, NewJob, ReconnectPolicy, Registry, Settled,
+    Settlement, Shutdown, Source, Worker,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::file::at_once;
@@ -211,4 +216,39 @@ async fn a_file_that_is_broken_is_said_and_never_taken_for_an_empty_one() {
         }
     }
     assert!(said > 5, "{said} of {} pages", whole.len() / PAGE);
+}
+
+/// Another program keeps the file locked for longer than the worker waits for an answer, but not than the file's own
+/// patience: what was given up is applied then, and counted as what it is.
+#[tokio::test]
+async fn a_settlement_that_takes_longer_than_the_worker_waits_is_no_stale_one() {
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    let jobs = Sqlite::builder(&file).busy_timeout(Duration::from_secs(60)).open().expect("a new file");
+    push(&jobs, vec![1]).await.expect("enqueued");
+    let locked = Arc::new(Mutex::new(Connection::open(&file).expect("it is there")));
+    let locks = locked.clone();
+    let registry = Registry::new().handle_raw("kind", move |_: Context| {
+        let locks = locks.clone();
+        async move {
+            locks.lock().expect("no panic").execute_batch("BEGIN IMMEDIATE").expect("locked");
+        }
+    });
+    let mut patience = ReconnectPolicy::default();
+    patience.call_timeout = Duration::from_millis(100);
+    let worker = Worker::builder(jobs.intake(), registry).reconnect(patience).build().expect("good settings");
+    let (handle, shutdown) = (worker.handle(), Shutdown::new());
+    let unlock = async {
+        while handle.stats().settle_failures < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        locked.lock().expect("no panic").execute_batch("COMMIT").expect("unlocked");
+        while handle.stats().done + handle.stats().stale < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        shutdown.stop();
+    };
+    let (report, ()) = tokio::join!(worker.run(shutdown.clone()), unlock);
+    assert_eq!((report.stats.done, report.stats.stale, report.held.len()), (1, 0, 0));
+    assert_eq!(jobs.counts().await.expect("counted").done, 1);
 }

@@ -209,6 +209,43 @@ async fn a_file_of_the_second_version_is_brought_to_the_newest_with_all_that_is_
     assert_eq!((counts.ready, counts.leased, counts.superseded), (1, 0, 1));
 }
 
+/// Whose version stands nowhere but in our own table: the other marks are its user's.
+#[tokio::test]
+async fn who_only_looks_brings_a_file_of_the_second_version_to_the_newest_too() {
+    let folder = Folder::new();
+    let (file, new) = (folder.file("jobs.sqlite"), folder.file("new.sqlite"));
+    #[expect(clippy::disallowed_methods, reason = "the file is as if it had been made just now")]
+    file_of_version_2(&file, SystemTime::now());
+    drop(Sqlite::open(&new).expect("a new file"));
+    let old = Connection::open(&file).expect("it is there");
+    old.execute_batch(
+        "PRAGMA user_version = 7;
+         PRAGMA application_id = 8;
+         UPDATE tidegate_jobs SET state = 0, due = 0 WHERE id = 2;
+         UPDATE tidegate_jobs SET entered = 11 WHERE id = 1",
+    )
+    .expect("good statements");
+    drop(old);
+    let jobs = Sqlite::builder(&file).open_to_read().expect("a file of ours");
+    let listed = jobs.list(&JobQuery::new(JobState::Ready, 9)).await.expect("listed");
+    let ids: Vec<_> = listed.iter().map(|job| job.job.id.as_str()).collect();
+    assert_eq!(ids, ["2", "1"], "the first has come back behind the second");
+    let connection = Connection::open(&file).expect("it is there");
+    let marks = ["user_version", "application_id"]
+        .map(|name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked"));
+    assert_eq!(marks, [7, 8]);
+    assert_eq!(schema(&connection), schema(&Connection::open(&new).expect("it is there")));
+}
+
+/// What stands in a file besides rows.
+fn schema(connection: &Connection) -> Vec<(String, String, Option<String>)> {
+    let mut statement = connection
+        .prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+        .expect("a good statement");
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    rows.expect("asked").collect::<Result<_, _>>().expect("read")
+}
+
 /// What a file has in the end does not depend on where it began.
 #[tokio::test]
 async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() {
@@ -218,26 +255,19 @@ async fn a_file_that_was_brought_to_the_newest_version_has_what_a_new_one_has() 
     let now = SystemTime::now();
     file_of_version_1(&first, now);
     file_of_version_2(&second, now);
-    let schema = |file: &Path| {
+    let opened = |file: &Path| {
         for _ in 0..2 {
             drop(Sqlite::open(file).expect("it opens, and once more"));
         }
         let connection = Connection::open(file).expect("it is there");
-        let mut statement = connection
-            .prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
-            .expect("a good statement");
-        let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
-        });
-        let rows = rows.expect("asked").collect::<Result<Vec<_>, _>>().expect("read");
         let marks = ["application_id", "user_version"].map(|name| {
             connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).expect("asked")
         });
-        (rows, marks)
+        (schema(&connection), marks)
     };
-    let new = schema(&new);
-    assert_eq!(schema(&first), new);
-    assert_eq!(schema(&second), new);
+    let new = opened(&new);
+    assert_eq!(opened(&first), new);
+    assert_eq!(opened(&second), new);
     assert!(
         new.0.iter().all(|(_, name, _)| name.contains("tidegate_")),
         "a name of somebody else's: {new:?}"

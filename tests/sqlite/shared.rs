@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
 use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Settled, Settlement, Source};
@@ -73,4 +74,41 @@ async fn every_job_goes_to_one_of_many_handles() {
     assert_eq!(taken.iter().collect::<HashSet<_>>().len(), JOBS, "one went to two");
     let counts = producer.counts().await.expect("counted");
     assert_eq!((counts.unfinished(), counts.done), (0, JOBS as u64));
+}
+
+/// A lease's time begins when the file is free, and not when somebody began to wait for that.
+#[tokio::test]
+async fn a_hand_over_that_had_to_wait_for_the_file_has_a_whole_lease_all_the_same() {
+    const TTL: Duration = Duration::from_millis(500);
+    let folder = Folder::new();
+    let jobs = Sqlite::builder(folder.file("jobs")).lease_ttl(TTL).open().expect("a file");
+    jobs.enqueue(vec![NewJob::new("kind", ""), NewJob::new("kind", "")]).await.expect("enqueued");
+    let theirs = rusqlite::Connection::open(folder.file("jobs")).expect("the same");
+    let due = |id: &str| {
+        let sql = "SELECT due FROM tidegate_jobs WHERE id = ?1 AND state = 2";
+        let due: i64 = theirs.query_row(sql, [id], |row| row.get(0)).expect("it is out");
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(due.unsigned_abs())
+    };
+    let stop = CancellationToken::new();
+    let one = wanted(1, Duration::ZERO);
+    for fused in [false, true] {
+        theirs.execute_batch("BEGIN IMMEDIATE").expect("it is free");
+        let mut taking = pin!(async {
+            match fused {
+                false => jobs.fetch(&one, &stop).await.expect("fetched"),
+                true => jobs.exchange(&[], &one).await.expect("exchanged").1,
+            }
+        });
+        assert!(tokio::time::timeout(TTL * 2, &mut taking).await.is_err(), "the file is locked");
+        let (freed, wall) = (Instant::now(), wall_clock());
+        theirs.execute_batch("COMMIT").expect("it was begun");
+        let taken = taking.await.remove(0);
+        assert!(taken.lease.is_some_and(|lease| lease.sent_at >= freed), "the worker is to believe in it");
+        assert!(due(taken.job.id.as_str()) >= wall + TTL, "and so are all others");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "leases run out by the system's clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }

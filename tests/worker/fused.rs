@@ -72,6 +72,48 @@ under_both! {
         assert_bound(dispatcher, 1, 0).await;
     }
 
+    /// Where an exchange takes far longer than a job, no two parts of the jobs take turns: each exchange carries all.
+    async fn short_jobs_of_a_slow_source_go_together(dispatcher) {
+        const JOBS: usize = 400;
+        const MAX: usize = 8;
+        let feed = Feed::new().with(jobs(JOBS)).shared();
+        let recording = Recording::around(SlowToSettle::by(Duration::from_millis(2), feed.clone()));
+        let fusing = Fusing::around(recording.clone());
+        let worker = Worker::builder(Intake::fixed(fusing), brief(&Inside::default()))
+            .max_concurrent_jobs(MAX)
+            .dispatcher(dispatcher)
+            .build()
+            .expect("the settings make sense");
+        let (report, ()) = during(worker, feed.drained()).await;
+        assert_eq!(report.stats.done, JOBS as u64);
+        let batches = recording.batches().len();
+        assert!(batches <= JOBS / MAX * 3 / 2, "{batches} exchanges for {JOBS} jobs, {MAX} at once");
+    }
+
+    /// Nor do short jobs wait for one that is long, but for a moment.
+    async fn a_long_job_among_short_ones_holds_up_none(dispatcher) {
+        const JOBS: usize = 200;
+        let feed = Feed::new().with(jobs(JOBS)).shared();
+        let gate = Gate::shut();
+        let fusing = Fusing::around(SlowToSettle::by(Duration::from_millis(2), feed.clone()));
+        let at_gate = gate.clone();
+        let registry = registry_of(move |context: Context| {
+            let gate = at_gate.clone();
+            let long = context.job().id.as_str() == "20";
+            async move { if long { gate.pass().await } }
+        });
+        let worker = Worker::builder(Intake::fixed(fusing), registry).max_concurrent_jobs(4).dispatcher(dispatcher);
+        let worker = worker.build().expect("the settings make sense");
+        let handle = worker.handle();
+        let (report, ()) = during(worker, async {
+            until("all but the long one are done", || handle.stats().done == JOBS as u64 - 1).await;
+            gate.open();
+            feed.drained().await;
+        })
+        .await;
+        assert_eq!(report.stats.done, JOBS as u64);
+    }
+
     async fn an_exchange_that_fails_is_tried_again_and_costs_no_place(dispatcher) {
         const JOBS: usize = 200;
         for acted in [false, true] {

@@ -329,7 +329,7 @@ impl Enqueue for Memory {
 #[async_trait]
 impl Inspect for Memory {
     async fn counts(&self) -> Result<Counts, Error> {
-        Ok(self.with(|store| store.counts(Instant::now())))
+        Ok(self.with(|store| store.counts(Instant::now(), wall_clock())))
     }
 
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {

@@ -74,6 +74,9 @@ pub(super) struct Store {
     /// How many numbers were given out, for order and identity.
     orders: u64,
     tokens: u64,
+    entries: u64,
+    /// From when on times are counted in a list's positions.
+    begun: Instant,
     done: u64,
     superseded: u64,
     dropped_dead: u64,
@@ -96,8 +99,9 @@ struct Record {
     links: Links,
     /// Its place among the ready: the lower the sooner.
     order: u64,
-    /// When it came into its state.
+    /// When it came into its state, and as which of all that ever came into one.
     since: Instant,
+    entered: u64,
     /// Attempts begun and not handed back.
     attempts: u32,
     /// How many of its leases ran out.
@@ -139,6 +143,8 @@ impl Store {
             keys: Keys::default(),
             orders: 0,
             tokens: 0,
+            entries: 0,
+            begun: now,
             done: 0,
             superseded: 0,
             dropped_dead: 0,
@@ -199,6 +205,11 @@ impl Store {
         self.orders
     }
 
+    fn next_entry(&mut self) -> u64 {
+        self.entries += 1;
+        self.entries
+    }
+
     /// Puts a job in its lane, or among the delayed, and says where that is. Its record must follow.
     fn line_up(&mut self, job: &Job, key: usize, wait: Duration, order: u64) -> Place {
         if wait.is_zero() {
@@ -223,9 +234,10 @@ impl Store {
 
     /// Moves a record that has no place among those who wait (any more) to the list of its new state.
     fn enter(&mut self, key: usize, place: Place) {
+        let entered = self.next_entry();
         let record = &mut self.records[key];
         let old = std::mem::replace(&mut record.place, place);
-        record.since = self.now;
+        (record.since, record.entered) = (self.now, entered);
         let (was_out, is_out) = (old.state() == JobState::Leased, place.state() == JobState::Leased);
         if let Some(unique) = record.unique.as_ref().filter(|_| was_out != is_out) {
             match is_out {

@@ -1,16 +1,18 @@
 //! What can be set, and what a URL says.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 use super::Redis;
 use super::codec::sidekiq::Times;
 use super::exchange::Terms;
 use super::keys::Keys;
 use super::layout::Layout;
-use super::link::Dial;
+use super::link::{Dial, Host, Way};
+use super::sentinel::Sentinels;
 use crate::backend::check_leases;
 use crate::error::Error;
 
@@ -30,6 +32,7 @@ pub struct RedisBuilder {
     pub(super) max_payload_bytes: usize,
     pub(super) times: Times,
     timeout: Duration,
+    ca_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for RedisBuilder {
@@ -55,6 +58,7 @@ impl RedisBuilder {
             max_payload_bytes: 16 << 20,
             times: Times::Millis,
             timeout: Duration::from_secs(5),
+            ca_file: None,
         }
     }
 
@@ -66,7 +70,8 @@ impl RedisBuilder {
     }
 
     /// How often the lease of a job may run out, within three days, before it goes to the dead ones: then it is taken
-    /// for one that kills its workers. Default 3, as Sidekiq Pro has it; a job's own number of attempts holds too.
+    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. For a job with a number of attempts of its own
+    /// that number counts instead, and each lapsed lease as an attempt.
     pub fn crash_limit(mut self, lapses: u32) -> Self {
         self.crash_limit = lapses;
         self
@@ -118,6 +123,13 @@ impl RedisBuilder {
         self
     }
 
+    /// The certificates (PEM) of the only authorities that may have signed the server's, and a sentinel's: for
+    /// `rediss:` URLs. Default: those that the system trusts, or that `SSL_CERT_FILE` names.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
     /// Makes the handle. Nothing is connected yet.
     ///
     /// # Errors
@@ -128,12 +140,32 @@ impl RedisBuilder {
         if self.timeout.is_zero() {
             return Err(Error::invalid("timeout is 0: it must be above zero"));
         }
-        let url = take_options(&mut self)?;
-        let info = url.as_str().into_connection_info().map_err(|_| nonsense())?;
-        let target = target(&info);
-        let client = Client::open(info).map_err(|_| nonsense())?;
-        let dial = Dial::new(client, target, self.timeout);
-        Ok(Redis::from_parts(&self, dial))
+        self.url = take_options(&mut self)?;
+        let ca = self.authorities()?;
+        let (way, target) = if Sentinels::are_in(&self.url) {
+            let (sentinels, target) = Sentinels::read(&self.url, ca).ok_or_else(nonsense)?;
+            (Way::Sentinels(Box::new(sentinels)), target)
+        } else {
+            let info = self.url.as_str().into_connection_info().map_err(|_| nonsense())?;
+            let target = target(&info);
+            (Way::Straight(Box::new(Host::new(info, ca.as_deref())?)), target)
+        };
+        Ok(Redis::from_parts(&self, Dial::new(way, target, self.timeout)))
+    }
+
+    /// What the file of authorities says, if there is one.
+    fn authorities(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Some(path) = &self.ca_file else { return Ok(None) };
+        if !self.url.starts_with("rediss") {
+            return Err(Error::invalid(
+                "ca_file is set, but the URL is not one of TLS: it must begin with `rediss`",
+            ));
+        }
+        let unusable = |why: &str| Error::invalid(format!("ca_file {}: {why}", path.display()));
+        let read = std::fs::read(path).map_err(|error| unusable("it can't be read").caused_by(error))?;
+        // What has none in it would leave nobody to be trusted, which is found late.
+        let some = read.windows(BEGIN.len()).any(|part| part == BEGIN);
+        if some { Ok(Some(read)) } else { Err(unusable("there is no certificate (PEM) in it")) }
     }
 
     pub(super) fn terms(&self) -> Terms {
@@ -195,10 +227,14 @@ fn plain(value: &str) -> Result<String, Error> {
     String::from_utf8(out).map_err(|_| wrong())
 }
 
+/// What a certificate begins with.
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 fn nonsense() -> Error {
     Error::invalid(
         "the URL of a Redis server makes no sense: it is redis://USER:PASSWORD@HOST:PORT/DATABASE, of which all but \
-         the host may be left out, or redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
+         the host may be left out, or redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD, or \
+         redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/MASTER/DATABASE; with rediss instead of redis for TLS",
     )
 }
 
@@ -221,7 +257,13 @@ mod tests {
     fn a_url_is_never_repeated_with_its_password() {
         let redis = RedisBuilder::new("redis://ada:secret@127.0.0.1:7000/3").open().expect("a good URL");
         assert_eq!(redis.dial().target, "redis://127.0.0.1:7000/3");
-        for bad in ["redis://ada:secret@", "redis://ada:secret@h:port", "ftp://secret", "redis://h/secret"] {
+        for bad in [
+            "redis://ada:secret@",
+            "redis://ada:secret@h:port",
+            "ftp://secret",
+            "redis://h/secret",
+            "redis+sentinel://ada:secret@h",
+        ] {
             let error = RedisBuilder::new(bad).open().map(drop).expect_err(bad);
             assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
         }

@@ -127,7 +127,7 @@ pub(super) fn today(now: SystemTime) -> String {
 
 /// Year, month and day of the given day after the first of 1970, in the Gregorian calendar: counted from the first of
 /// March of the year 0, in which four centuries have 146,097 days and the months from March on 153 days every five.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -1,6 +1,8 @@
 //! What this handle was handed over and has not settled: the server is told of a job by its token alone, but how it
 //! stood in its queue is needed to say how it goes on.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ pub(super) struct Hand {
     pub(super) attempt: u32,
     /// There is more to clear up on the server than its token.
     pub(super) marked: bool,
+    /// From then on a failure is the last, since it has failed for as long as it may (`retry_for`).
+    pub(super) give_up_at: Option<SystemTime>,
     /// It is kept when it dies.
     pub(super) keep_dead: bool,
     /// Until then it may be held, unless it is renewed.
@@ -109,7 +113,7 @@ mod tests {
 
     fn hand(token: u64, until: Instant) -> Hand {
         let (raw, queue) = (Bytes::new(), Queue::default());
-        Hand { token, raw, queue, attempt: 1, marked: false, keep_dead: true, until }
+        Hand { token, raw, queue, attempt: 1, marked: false, give_up_at: None, keep_dead: true, until }
     }
 
     #[test]

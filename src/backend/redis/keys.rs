@@ -4,6 +4,14 @@
 use super::layout::Layout;
 use crate::job::Queue;
 
+/// Set: the identities of Sidekiq's processes.
+pub(super) const PROCESSES: &str = "processes";
+/// It was looked for dead processes a moment ago.
+pub(super) const PROCESS_CLEANUP: &str = "process_cleanup";
+
+// Of unique keys there are `tidegate:unique:…`, one hash each (`scripts/unique.lua`), `tidegate:order`, which counts how
+// often one was taken, and `tidegate:superseded`, which counts the jobs that made way for newer ones.
+
 /// What stands where. Made once a handle.
 #[derive(Debug)]
 pub(super) struct Keys {

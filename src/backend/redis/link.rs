@@ -5,20 +5,32 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Script, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, RedisConnectionInfo, Script,
+    TlsCertificates, Value,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::failure::failed;
-use crate::error::{Error, ErrorKind};
+use super::sentinel::Sentinels;
+use crate::error::Error;
 
 /// How to reach the server.
 pub(super) struct Dial {
-    client: Client,
+    way: Way,
     /// For logs: without credentials.
     pub(super) target: String,
     /// How long connecting may take, and an answer to what nobody else watches over.
     timeout: Duration,
+}
+
+/// Where the server is.
+pub(super) enum Way {
+    /// There, always.
+    Straight(Box<Host>),
+    /// Where the sentinels say.
+    Sentinels(Box<Sentinels>),
 }
 
 impl fmt::Debug for Dial {
@@ -28,18 +40,77 @@ impl fmt::Debug for Dial {
 }
 
 impl Dial {
-    pub(super) fn new(client: Client, target: String, timeout: Duration) -> Self {
-        Self { client, target, timeout }
+    pub(super) fn new(way: Way, target: String, timeout: Duration) -> Self {
+        Self { way, target, timeout }
     }
 
     /// A new connection, which belongs to the runtime that awaits this. It is closed with its last clone.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(None);
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        made.map_err(|error| failed("connecting to the server", error))
+        match &self.way {
+            Way::Straight(host) => host.connect("connecting to the server", self.timeout).await,
+            Way::Sentinels(sentinels) => sentinels.connect(self.timeout).await,
+        }
     }
+}
+
+/// One server, and what it is told first.
+pub(super) struct Host {
+    client: Client,
+    greeting: Vec<Cmd>,
+}
+
+impl Host {
+    /// Under TLS, the server's certificate must be signed by an authority of which the certificate is in `ca` (PEM), or
+    /// else by one that the system trusts.
+    pub(super) fn new(info: ConnectionInfo, ca: Option<&[u8]>) -> Result<Self, Error> {
+        let greeting = greeting(info.redis_settings());
+        // The driver would take whatever is answered to a login for a refusal, as that there are too many clients now.
+        let info = info.set_redis_settings(RedisConnectionInfo::default());
+        let made = match (info.addr(), ca) {
+            (ConnectionAddr::TcpTls { .. }, Some(ca)) => {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(ca.to_vec()) };
+                Client::build_with_tls(info, certificates)
+            }
+            _ => Client::open(info),
+        };
+        let client = made.map_err(|error| failed("making sense of the server's address", error))?;
+        Ok(Self { client, greeting })
+    }
+
+    /// A new connection, which belongs to the runtime that awaits this.
+    pub(super) async fn connect(
+        &self,
+        doing: &'static str,
+        limit: Duration,
+    ) -> Result<MultiplexedConnection, Error> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(None);
+        let connect = async {
+            let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+            let mut connection = made.map_err(|error| failed(doing, error))?;
+            for command in &self.greeting {
+                send(&mut connection, doing, command).await?;
+            }
+            Ok(connection)
+        };
+        within(limit, doing, connect).await
+    }
+}
+
+/// The login and the choice of a database.
+fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
+    let mut greeting = Vec::new();
+    if let Some(password) = settings.password() {
+        let mut login = redis::cmd("AUTH");
+        login.arg(settings.username().filter(|user| !user.is_empty())).arg(password);
+        greeting.push(login);
+    }
+    if settings.db() != 0 {
+        let mut choice = redis::cmd("SELECT");
+        choice.arg(settings.db());
+        greeting.push(choice);
+    }
+    greeting
 }
 
 /// A script that the server keeps, with its name there.
@@ -49,23 +120,22 @@ pub(super) struct Lua {
 }
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
-        pub(super) static $name: Lua = Lua {
-            text: include_str!(concat!("scripts/", $file)),
-            sha: LazyLock::new(|| {
-                Script::new(include_str!(concat!("scripts/", $file))).get_hash().to_owned()
-            }),
+    ($name:ident, $($file:literal)*) => {
+        pub(super) static $name: Lua = {
+            const TEXT: &str = concat!($(include_str!(concat!("scripts/", $file))),*);
+            Lua { text: TEXT, sha: LazyLock::new(|| Script::new(TEXT).get_hash().to_owned()) }
         };
     };
 }
 
-script!(EXCHANGE, "exchange.lua");
+script!(EXCHANGE, "unique.lua" "exchange.lua");
 script!(RENEW, "renew.lua");
-script!(ENQUEUE, "enqueue.lua");
-script!(DUE, "due.lua");
-script!(SEARCH, "search.lua");
+script!(ENQUEUE, "unique.lua" "enqueue.lua");
+script!(DUE, "unique.lua" "due.lua");
+script!(SEARCH, "unique.lua" "search.lua");
 script!(COUNT, "count.lua");
-script!(CHANGE, "change.lua");
+script!(CHANGE, "unique.lua" "change.lua");
+script!(PRUNE, "prune.lua");
 
 impl Lua {
     /// The call of it with these keys; its arguments are yet to be added.
@@ -124,7 +194,7 @@ impl Lane {
             let mut tried = connection.clone();
             let ping = redis::cmd("PING");
             if !rested
-                || within(dial, "asking the server whether it is there", send(&mut tried, "", &ping))
+                || within(dial.timeout, "asking the server whether it is there", send(&mut tried, "", &ping))
                     .await
                     .is_ok()
             {
@@ -141,7 +211,7 @@ impl Lane {
     /// Sends a command and waits for the answer.
     pub(super) async fn send(&self, dial: &Dial, doing: &'static str, command: &Cmd) -> Result<Value, Error> {
         let mut connection = self.live(dial).await?;
-        let answer = within(dial, doing, send(&mut connection, doing, command)).await;
+        let answer = within(dial.timeout, doing, send(&mut connection, doing, command)).await;
         self.forget_if_lost(answer).await
     }
 
@@ -154,7 +224,7 @@ impl Lane {
         call: &Cmd,
     ) -> Result<Value, Error> {
         let mut connection = self.live(dial).await?;
-        let answer = within(dial, doing, script.send(&mut connection, doing, call)).await;
+        let answer = within(dial.timeout, doing, script.send(&mut connection, doing, call)).await;
         self.forget_if_lost(answer).await
     }
 
@@ -166,16 +236,14 @@ impl Lane {
     }
 }
 
-async fn within<T>(
-    dial: &Dial,
+/// The answer, if it comes soon enough.
+pub(super) async fn within<T>(
+    limit: Duration,
     doing: &'static str,
     answer: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(dial.timeout, answer).await {
+    match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer,
-        Err(_) => {
-            let context = format!("{doing} failed: the server did not answer within {:?}", dial.timeout);
-            Err(Error::new(ErrorKind::Timeout, context))
-        }
+        Err(_) => Err(Error::timeout(format!("{doing} failed: there was no answer within {limit:?}"))),
     }
 }

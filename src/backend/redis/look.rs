@@ -1,6 +1,7 @@
 //! Looking at what the server holds: through queues and sets part by part, so that nobody else waits long for it.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use super::layout::{Layout, Place};
 use super::link::{COUNT, SEARCH};
 use super::{Redis, due};
 use crate::error::Error;
-use crate::inspect::{Counts, Inspect, JobQuery, JobState, StoredJob};
+use crate::inspect::{Counts, Inspect, JobQuery, JobState, Position, StoredJob};
 use crate::job::{Job, JobId, Kind, Queue};
 
 /// How many places of a queue or a set are looked through at a time.
@@ -65,13 +66,14 @@ struct Part<'a> {
     /// Whose list it is.
     queue: Option<&'a Queue>,
     from: usize,
+    most: usize,
     with: &'a str,
     without: &'a str,
 }
 
 impl<'a> Part<'a> {
     fn of(key: &'a str, how: &'static str, place: Place, state: JobState) -> Self {
-        Self { key, how, place, state, queue: None, from: 0, with: "", without: "" }
+        Self { key, how, place, state, queue: None, from: 0, most: PART, with: "", without: "" }
     }
 
     fn of_queue(key: &'a str, queue: &'a Queue) -> Self {
@@ -145,7 +147,7 @@ impl Redis {
     async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(usize, Vec<Found>), Error> {
         let keys = &self.0.keys;
         let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
-        call.arg(part.how).arg(part.from).arg(PART).arg(part.with).arg(part.without);
+        call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
         call.arg(&keys.tried).arg(&keys.delayed);
         let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
         read_part(answer, &part, self.0.layout, keys).ok_or_else(|| nonsense(doing))
@@ -169,7 +171,8 @@ fn read_part(answer: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Opt
 }
 
 fn read_found(found: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Option<Found> {
-    let [value, beside, lapses, runs_out, cancelled] = <[Value; 5]>::try_from(array(found)?).ok()?;
+    let [value, beside, lapses, runs_out, cancelled, superseded_by] =
+        <[Value; 6]>::try_from(array(found)?).ok()?;
     let value = Bytes::from(bytes(value)?);
     let text = |value| String::from_utf8(bytes(value)?).ok();
     let beside = text(beside)?;
@@ -195,6 +198,7 @@ fn read_found(found: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Opt
         job.since = since;
         job.due = text(runs_out)?.parse::<f64>().ok().and_then(|ms| moment(ms / 1000.0));
         job.cancel_requested = int(&cancelled)? == 1;
+        job.superseded_by = Some(text(superseded_by)?).filter(|id| !id.is_empty()).map(JobId::new);
     }
     let (mut key, mut how, mut second) = (part.key.to_owned(), part.how, None);
     if part.how == "tail" {
@@ -260,6 +264,19 @@ fn view(
     (stored, read.keep_dead)
 }
 
+/// By which time a job has its place in a list.
+fn time_of(job: &StoredJob) -> SystemTime {
+    job.due.filter(|_| job.state == JobState::Delayed).unwrap_or(job.since)
+}
+
+/// That time, and by what the job is told from others of the same time.
+fn position_of(job: &StoredJob) -> [u64; 3] {
+    let since = time_of(job).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    job.job.id.hash(&mut hasher);
+    [since.as_secs(), since.subsec_nanos().into(), hasher.finish()]
+}
+
 /// Goes through what stands at one key, from what has been there longest.
 struct Cursor {
     key: String,
@@ -298,6 +315,50 @@ impl Cursor {
 }
 
 impl Redis {
+    /// The jobs that are wanted, of those of which `counts` says so when they come by in the order of the list.
+    async fn walk(
+        &self,
+        wanted: &JobQuery,
+        mut counts: impl FnMut([u64; 3]) -> bool + Send,
+    ) -> Result<Vec<StoredJob>, Error> {
+        let mut cursors = self.cursors(wanted.state).await?;
+        let (mut skip, mut jobs) = (wanted.skip, Vec::new());
+        while jobs.len() < wanted.max {
+            for cursor in &mut cursors {
+                cursor.fill(self, wanted).await?;
+            }
+            let first = cursors
+                .iter_mut()
+                .filter(|cursor| !cursor.ahead.is_empty())
+                .min_by_key(|cursor| cursor.ahead.front().map(time_of));
+            let Some(mut job) = first.and_then(|cursor| cursor.ahead.pop_front()) else { break };
+            let position = position_of(&job);
+            if !counts(position) {
+                continue;
+            }
+            job.position = Position::new(position);
+            match skip {
+                0 => jobs.push(job),
+                _ => skip -= 1,
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Since when the next of the queues that has been ready longest has been so.
+    async fn ready_since(&self) -> Result<Option<SystemTime>, Error> {
+        let mut first = None;
+        for queue in self.queues(COUNTING).await? {
+            let key = self.0.keys.of_queue(&queue);
+            let next = Part { how: self.0.keys.ends.read, most: 1, ..Part::of_queue(&key, &queue) };
+            let (_, found) = self.part(next, COUNTING).await?;
+            let since = found.iter().map(|found| found.job.since);
+            // There are layouts in which nothing says when.
+            first = since.filter(|since| *since > SystemTime::UNIX_EPOCH).chain(first).min();
+        }
+        Ok(first)
+    }
+
     async fn cursors(&self, state: JobState) -> Result<Vec<Cursor>, Error> {
         let keys = &self.0.keys;
         if state == JobState::Ready {
@@ -329,10 +390,12 @@ impl Inspect for Redis {
         let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
         let counts: Option<Vec<u64>> = array(answer)
             .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());
-        let counts = counts.and_then(|counts| <[u64; 6]>::try_from(counts).ok());
-        let [ready, delayed, leased, dead, processed, failed] = counts.ok_or_else(|| nonsense(COUNTING))?;
+        let counts = counts.and_then(|counts| <[u64; 7]>::try_from(counts).ok());
+        let [ready, delayed, leased, dead, processed, failed, superseded] =
+            counts.ok_or_else(|| nonsense(COUNTING))?;
         let done = processed.saturating_sub(failed);
-        Ok(Counts { ready, delayed, leased, dead, done, ..Counts::default() })
+        let ready_since = if ready > 0 { self.ready_since().await? } else { None };
+        Ok(Counts { ready, delayed, leased, dead, done, kept: 0, superseded, ready_since })
     }
 
     /// Goes through all that there is, part by part: where a job is, is not known.
@@ -341,27 +404,27 @@ impl Inspect for Redis {
     }
 
     /// In the order in which a queue is taken from, and those that wait by their time. What comes and goes meanwhile
-    /// may be missed or come twice.
+    /// may be missed or come twice. What stands behind a job is looked for from the beginning on, so it takes the longer
+    /// the farther down that is.
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
-        let mut cursors = self.cursors(wanted.state).await?;
-        let (mut skip, mut jobs) = (wanted.skip, Vec::new());
-        // Those that wait for a time are listed by it.
-        let delayed = wanted.state == JobState::Delayed;
-        let order = |job: &StoredJob| job.due.filter(|_| delayed).unwrap_or(job.since);
-        while jobs.len() < wanted.max {
-            for cursor in &mut cursors {
-                cursor.fill(self, wanted).await?;
-            }
-            let first = cursors
-                .iter_mut()
-                .filter(|cursor| !cursor.ahead.is_empty())
-                .min_by_key(|cursor| cursor.ahead.front().map(order));
-            let Some(job) = first.and_then(|cursor| cursor.ahead.pop_front()) else { break };
-            match skip {
-                0 => jobs.push(job),
-                _ => skip -= 1,
-            }
+        let Some(after) = wanted.after.map(Position::parts) else {
+            return self.walk(wanted, |_| true).await;
+        };
+        let mut passed = false;
+        let behind = |position| {
+            let counts = passed;
+            passed = passed || position == after;
+            counts
+        };
+        let jobs = self.walk(wanted, behind).await?;
+        if passed {
+            return Ok(jobs);
         }
-        Ok(jobs)
+        // It has gone. From the first of its time on: better one twice than one of the same moment not at all.
+        let from = |position: [u64; 3]| {
+            passed = passed || position[..2] >= after[..2];
+            passed
+        };
+        self.walk(wanted, from).await
     }
 }

@@ -9,6 +9,7 @@
 //! | queues | strictly in the order of the request; without any, all that there are, by their names |
 //! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
 //! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
+//! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
 //! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
 //! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
 //!
@@ -17,13 +18,14 @@
 //! and no cluster.
 
 // `exchange` is what is said to the server and what it answers; `link` is how; `source` is a worker's session; `watch`
-// waits; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
+// waits; `presence` tells Sidekiq's pages of a worker; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
 #[allow(dead_code, reason = "the codec understands more of a job than is asked for yet")]
 pub(crate) mod codec;
 mod config;
 mod due;
+mod enqueue;
 mod exchange;
 mod failure;
 mod held;
@@ -32,40 +34,38 @@ mod layout;
 mod link;
 mod look;
 mod parked;
+mod presence;
 mod renew;
 mod roll;
+mod sentinel;
 mod source;
 mod watch;
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
-use redis::Cmd;
 use tokio::sync::Notify;
 
 use self::codec::sidekiq::Times;
 pub use self::config::RedisBuilder;
+use self::enqueue::Ids;
 use self::exchange::Terms;
 use self::held::Hands;
 use self::keys::Keys;
 pub use self::layout::Layout;
-use self::link::{Dial, ENQUEUE, Lane};
+use self::link::{Dial, Lane};
 use self::renew::Renewer;
 use self::roll::Roll;
 use self::source::Session;
-use super::{Backend, wall_clock};
-use crate::enqueue::{Enqueue, Enqueued, NewJob, Start};
-use crate::error::{Error, ErrorKind};
-use crate::job::{JobId, Queue};
+use super::Backend;
+use crate::error::Error;
 use crate::lease::Renew;
 use crate::source::{Connect, Intake, Source};
 
 /// The schemes of its URLs.
-pub(super) const SCHEMES: [&str; 3] = [SCHEME, "rediss", "redis+unix"];
+pub(super) const SCHEMES: [&str; 5] = [SCHEME, "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"];
 
 const SCHEME: &str = "redis";
 
@@ -128,9 +128,21 @@ impl Redis {
         Self::builder(url).open()
     }
 
-    /// A handle with settings of your own. The URL is `redis://USER:PASSWORD@HOST:PORT/DATABASE`, of which all but the
-    /// host may be left out, or `redis+unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD`. Its query may say
-    /// `layout=resque` (or `sidekiq`) and `prefix=PREFIX`.
+    /// A handle with settings of your own. The URL is one of these, where all in brackets may be left out:
+    ///
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`
+    /// - `redis+unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`
+    /// - `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/MASTER[/DATABASE]`: the sentinels at these hosts
+    ///   (port 26379 unless said otherwise) are asked for the server that they call `MASTER`, whenever a connection is
+    ///   made, and it is asked whether it is one. The user and the password are the server's; those of the sentinels,
+    ///   if they want any, are `?sentinel_user=USER&sentinel_pass=PASSWORD`. A master that was replaced takes what workers
+    ///   say until it is told so, which may be seconds, and all of that is undone: jobs run again. With
+    ///   `min-replicas-to-write 1` and a small `min-replicas-max-lag` it stops sooner.
+    ///
+    /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
+    /// for the host: see [`ca_file`](RedisBuilder::ca_file).
+    ///
+    /// The query may also say `layout=resque` (or `sidekiq`) and `prefix=PREFIX`.
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -186,118 +198,12 @@ impl Redis {
 
     /// All its verbs.
     pub fn backend(&self) -> Backend {
-        Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
+        let mut backend = Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()));
+        if self.0.layout == Layout::Sidekiq {
+            backend.announce = Some(Arc::new(self.clone()));
+        }
+        backend
     }
-
-    /// What is to stand in the queues, and what is to wait; and the identities of the jobs.
-    fn call_for(&self, jobs: &[NewJob]) -> Result<(Cmd, Vec<JobId>), Error> {
-        let mut ids = Vec::with_capacity(jobs.len());
-        let Shared { keys, layout, times, .. } = &*self.0;
-        let now = wall_clock();
-        let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule]);
-        call.arg(&keys.queue).arg(keys.ends.back).arg(&keys.delayed).arg(&keys.timestamps);
-        let mut queues: Vec<(&Queue, Vec<Vec<u8>>)> = Vec::new();
-        let mut waiting = Vec::new();
-        for job in jobs {
-            let at = match job.start {
-                Start::Now => None,
-                Start::After(wait) => now.checked_add(wait),
-                Start::At(moment) => Some(moment),
-            };
-            let (at, mut id) = (at.filter(|at| *at > now), self.0.ids.next());
-            let raw = layout.write(job, &id, now, *times, at.is_some())?;
-            if *layout == Layout::Resque {
-                id = codec::stable_id(&raw);
-            }
-            ids.push(id);
-            if let Some(at) = at {
-                let score = if keys.delayed.is_empty() { score(at) } else { whole_second(at) };
-                waiting.push((score, raw));
-                continue;
-            }
-            // A batch goes to few queues, most often to one.
-            match queues.iter_mut().find(|(queue, _)| **queue == job.queue) {
-                Some((_, raws)) => raws.push(raw),
-                None => queues.push((&job.queue, vec![raw])),
-            }
-        }
-        for (queue, raws) in &queues {
-            call.arg(queue.as_str()).arg(raws.len());
-            for raw in raws {
-                call.arg(&raw[..]);
-            }
-        }
-        call.arg("");
-        for (score, raw) in &waiting {
-            call.arg(score).arg(&raw[..]);
-        }
-        Ok((call, ids))
-    }
-}
-
-/// A moment as the sorted sets have it: seconds since 1970.
-fn score(moment: SystemTime) -> String {
-    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{}.{:06}", since.as_secs(), since.subsec_micros())
-}
-
-/// The first whole second that is not before a moment.
-fn whole_second(moment: SystemTime) -> String {
-    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() + u64::from(since.subsec_nanos() > 0)).to_string()
-}
-
-/// Identities as Sidekiq has them: 24 hexadecimal digits by chance.
-#[derive(Default)]
-struct Ids {
-    seed: RandomState,
-    next: AtomicU64,
-}
-
-impl Ids {
-    fn next(&self) -> JobId {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (high, low) = (self.seed.hash_one((number, 'h')), self.seed.hash_one((number, 'l')));
-        JobId::new(format!("{high:016x}{:08x}", low >> 32))
-    }
-}
-
-#[async_trait]
-impl Enqueue for Redis {
-    /// A job goes to the queue of its name, which need not have been there; a payload that is a JSON array becomes the
-    /// job's `args`, and any other stands in them alone.
-    ///
-    /// An error that [passes](Error::is_transient) may have come after the server did it.
-    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
-        for job in &jobs {
-            job.validate(self.0.max_payload_bytes)?;
-            if job.priority != 0 {
-                return Err(unsupported("priorities: give urgent jobs a queue of their own"));
-            }
-            if job.unique.is_some() {
-                return Err(unsupported("unique keys"));
-            }
-            if self.0.layout == Layout::Resque {
-                if job.max_attempts.is_some() {
-                    return Err(unsupported("max_attempts in the layout of Resque"));
-                }
-                if job.timeout.is_some() {
-                    return Err(unsupported("timeouts of jobs in the layout of Resque"));
-                }
-            }
-        }
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (call, ids) = self.call_for(&jobs)?;
-        self.0.lane.run(&self.0.dial, "enqueueing jobs", &ENQUEUE, &call).await?;
-        self.0.bell.notify_waiters();
-        Ok(ids.into_iter().map(Enqueued::Created).collect())
-    }
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the backend {SCHEME} has no {what}"))
 }
 
 #[async_trait]

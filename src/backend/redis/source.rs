@@ -123,6 +123,9 @@ impl Session {
         let failures = read.failures.saturating_add(tries);
         let mut job = read.job;
         job.queue = queue.clone();
+        if read.enqueued_at.is_none() {
+            job.enqueued_at = wall_clock();
+        }
         let times = match lapses {
             Lapses::Times(times) => times,
             Lapses::Cancelled => {
@@ -142,7 +145,8 @@ impl Session {
             raw,
             queue,
             attempt,
-            marked: times > 0 || tries > 0,
+            marked: times > 0 || tries > 0 || read.unique.is_some(),
+            give_up_at: read.retry_for.and_then(|time| read.first_failed_at?.checked_add(time)),
             keep_dead: read.keep_dead,
             until: later(sent_at, lease.ttl),
         };
@@ -152,8 +156,11 @@ impl Session {
 
     /// Why a job whose leases ran out is not handed out again, if so.
     fn poison(&self, job: &Job, attempts: u32, lapses: u32) -> Option<String> {
-        let over = job.max_attempts.is_some_and(|most| attempts >= most);
-        (lapses > 0 && (over || lapses >= self.shared.crash_limit))
+        let over = match job.max_attempts {
+            Some(most) => attempts >= most,
+            None => lapses >= self.shared.crash_limit,
+        };
+        (lapses > 0 && over)
             .then(|| format!("lease expired {lapses} times, the last time in attempt {attempts}"))
     }
 
@@ -262,6 +269,11 @@ impl Session {
         }
         let now = wall_clock();
         let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
+        if hand.give_up_at.is_some_and(|at| at <= now) {
+            return Verdict::Dead {
+                raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt),
+            };
+        }
         let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
             // It was understood when it was taken.
             return Verdict::Back { after };

@@ -1,11 +1,14 @@
 //! What can be set, and opening.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::Sqlite;
 use super::schema::{self, How};
-use crate::backend::check_leases;
+use super::store::{Time, time_of};
+use crate::backend::{check_leases, wall_clock};
 use crate::error::Error;
 
 /// What a power failure may cost. A process that crashes or is killed costs nothing either way.
@@ -29,6 +32,26 @@ pub enum Clock {
     /// Tokio's, beginning with the system's when the store is opened: for tests with a paused clock. Not for files
     /// that other processes use.
     Tokio,
+}
+
+impl Clock {
+    /// From now on.
+    pub(super) fn start(self) -> Running {
+        Running((self == Self::Tokio).then(|| (Instant::now(), wall_clock())))
+    }
+}
+
+/// A clock at work: where tokio's and the system's agree, if it is tokio's that counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Running(Option<(Instant, SystemTime)>);
+
+impl Running {
+    pub(super) fn now(self) -> Time {
+        time_of(match self.0 {
+            Some((instant, wall)) => wall + instant.elapsed(),
+            None => wall_clock(),
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -143,7 +166,10 @@ impl SqliteBuilder {
     }
 
     /// For how long to wait for other processes that have locked the file, before it fails with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), which a worker answers by trying again. Default 5 s. It should be
+    /// below the [`call_timeout`](crate::ReconnectPolicy::call_timeout) of the workers. Nothing is lost if it is not: a
+    /// settlement that a worker has given up waiting for is applied once the file is free, and the worker, trying again,
+    /// hears so.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.how.busy_timeout = timeout;
         self
@@ -166,14 +192,19 @@ impl SqliteBuilder {
     /// [`Decode`](crate::ErrorKind::Decode) when it is corrupt or no database;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when a newer version of this crate made it.
     pub fn open(self) -> Result<Sqlite, Error> {
+        self.check()?;
+        let writer = schema::open(&self.path, &self.how)?;
+        let max_payload_bytes = schema::bound_payloads(&writer, &self.path, self.max_payload_bytes)?;
+        let watcher = schema::open(&self.path, &self.how)?;
+        Ok(Sqlite::from_parts(self, writer, watcher, max_payload_bytes))
+    }
+    /// Refuses settings without sense.
+    pub(super) fn check(&self) -> Result<(), Error> {
         let Settings { lease_ttl, crash_limit, .. } = self.settings;
         check_leases(lease_ttl, crash_limit)?;
         if self.watch_every.is_zero() {
             return Err(Error::invalid("watch_every is 0: it must be above zero"));
         }
-        let writer = schema::open(&self.path, &self.how)?;
-        let max_payload_bytes = schema::bound_payloads(&writer, &self.path, self.max_payload_bytes)?;
-        let watcher = schema::open(&self.path, &self.how)?;
-        Ok(Sqlite::from_parts(self, writer, watcher, max_payload_bytes))
+        Ok(())
     }
 }

@@ -1,11 +1,14 @@
 //! What SQLite says when it fails, in the words of this crate.
 
+use std::fs::File;
+use std::path::Path;
+
 use rusqlite::ErrorCode;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 pub(super) const READ_ONLY: &str =
-    "the file or its folder is read-only: this program must be able to write both";
+    "the file, its -wal or -shm, or its folder is read-only: this program must be able to write them all";
 
 /// The same failure as an [`Error`]: of the kind that tells whether it may pass, and saying what to do.
 pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error {
@@ -13,7 +16,35 @@ pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error 
     let doing = doing.into();
     let context =
         if advice.is_empty() { format!("{doing} failed") } else { format!("{doing} failed: {advice}") };
-    Error::new(kind, context).caused_by(error)
+    Error::new(kind, context).caused_by(said(error))
+}
+
+/// What SQLite itself says, once: the driver's error says it, and its cause says it again.
+fn said(error: rusqlite::Error) -> BoxError {
+    let code = match &error {
+        rusqlite::Error::SqliteFailure(code, _) => code.extended_code,
+        rusqlite::Error::SqlInputError { error: code, .. } => code.extended_code,
+        _ => return error.into(),
+    };
+    let words = match &error {
+        rusqlite::Error::SqliteFailure(_, Some(text)) => text.as_str(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        _ => rusqlite::ffi::code_to_str(code),
+    };
+    format!("{words} (SQLite error {code})").into()
+}
+
+/// The file can't be read without making others beside it, which this program may not.
+pub(super) fn unreadable(doing: &str, path: &Path, error: rusqlite::Error) -> Error {
+    let advice = match File::open(path) {
+        Ok(_) => {
+            "SQLite needs the -wal and -shm files beside it, which this program may not make or read: let somebody \
+             who may write the folder look at it once, or copy it with its -wal file to a folder that you may write, \
+             and look at the copy"
+        }
+        Err(_) => "the file must be there, and this program must be able to read it",
+    };
+    Error::new(ErrorKind::Denied, format!("{doing} failed: {advice}")).caused_by(said(error))
 }
 
 fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
@@ -40,5 +71,33 @@ fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         ErrorCode::TooBig => (ErrorKind::InvalidInput, "it is larger than SQLite can hold"),
         ErrorCode::OutOfMemory => (ErrorKind::Unavailable, "there is no memory left"),
         _ => (ErrorKind::Internal, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::error::Chain;
+
+    #[test]
+    fn what_sqlite_says_is_said_once() {
+        let connection = Connection::open_in_memory().expect("memory");
+        let wrong = |sql: &str| connection.execute_batch(sql).expect_err("it makes no sense");
+        let said = |error| Chain(&failed("counting", error)).to_string();
+        assert_eq!(
+            said(wrong("SELECT * FROM missing")),
+            "counting failed: no such table: missing (SQLite error 1)"
+        );
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        for text in [None, Some("database is locked".to_owned())] {
+            assert_eq!(
+                said(rusqlite::Error::SqliteFailure(busy, text)),
+                "counting failed: another process has kept the file locked for too long: database is locked \
+                 (SQLite error 5)"
+            );
+        }
+        assert_eq!(said(rusqlite::Error::InvalidQuery), "counting failed: Query is not read-only");
     }
 }

@@ -10,6 +10,7 @@
 //! 1. At most one is at work, and whenever something has been left somebody is, or will be started.
 //! 2. An answer is given after the commit of what it answers, or says that it was not committed.
 //! 3. What fails of one leaves no trace, and the others of its transaction unharmed.
+//! 4. What nobody waits for any more is not begun, unless it is a settlement.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -64,6 +65,15 @@ pub(super) enum Lasts {
     UntilPowerFails,
 }
 
+/// What becomes of something whose caller has gone before it was begun. (What has begun is done, and committed.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// It is not done: nobody expects it any more.
+    Skip,
+    /// It is done all the same. For settlements: the job has run, whoever waits to hear that it is noted.
+    Do,
+}
+
 type Answer = Box<dyn FnOnce(Option<&Fate>) + Send>;
 
 /// Why something was not done, or a transaction not committed.
@@ -98,22 +108,21 @@ impl Gate {
 
     /// Does `act` in a transaction, and answers once that has been committed.
     ///
-    /// Dropped, it is done all the same; its answer then goes to `unheard`, to be undone.
+    /// Dropped before it has begun, it is done if `late` says so; once it has begun it is done in any case. Its answer
+    /// then goes to `unheard`.
     pub(super) async fn pass<T: Send + 'static>(
         self: &Arc<Self>,
         doing: &'static str,
         lasts: Lasts,
+        late: Late,
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
         unheard: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Error> {
         let (tell, told) = oneshot::channel();
-        let act = wish(doing, act, |answer| {
-            if let Err(Ok(done)) = tell.send(answer) {
-                unheard(done);
-            }
-        });
+        let act = wish(doing, late, act, Caller { tell, unheard });
         self.leave(Wish { act, lasts });
-        told.await.unwrap_or_else(|_| Err(closed(doing)))
+        let answer = told.await.unwrap_or_else(|_| Err(closed(doing)))?;
+        answer.take().ok_or_else(|| closed(doing))
     }
 
     /// Does `act` some time; nobody waits for it.
@@ -122,11 +131,7 @@ impl Gate {
         doing: &'static str,
         act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<()> + Send + 'static,
     ) {
-        let act = wish(doing, act, |answer| {
-            if let Err(error) = answer {
-                tracing::warn!(error = %Chain(&error), "what nobody waits for failed");
-            }
-        });
+        let act = wish(doing, Late::Do, act, Nobody);
         self.leave(Wish { act, lasts: Lasts::UntilPowerFails });
     }
 
@@ -136,7 +141,11 @@ impl Gate {
         if !std::mem::replace(&mut waiting.at_work, true) {
             drop(waiting);
             let shift = Shift::of(self);
-            drop(Handle::current().spawn_blocking(move || shift.work()));
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || shift.work())),
+                // An answer was dropped outside of any: the shift sees to it that it is done all the same.
+                Err(_) => drop(shift),
+            }
         }
     }
 
@@ -222,17 +231,80 @@ impl Gate {
     }
 }
 
-/// A wish to do `act`, whose answer goes to `tell` once it is known whether it was committed.
+/// Who is told the answer to a wish.
+trait Hearer<T>: Send + 'static {
+    /// Whether anybody waits for it.
+    fn listens(&self) -> bool;
+    fn tell(self, answer: Result<T, Error>);
+}
+
+struct Caller<T, U: FnOnce(T)> {
+    tell: oneshot::Sender<Result<Told<T, U>, Error>>,
+    unheard: U,
+}
+
+impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Hearer<T> for Caller<T, U> {
+    fn listens(&self) -> bool {
+        !self.tell.is_closed()
+    }
+
+    fn tell(self, answer: Result<T, Error>) {
+        let unheard = self.unheard;
+        // What can't be sent is dropped, and so is what is not taken.
+        let _ = self.tell.send(answer.map(|done| Told(Some((done, unheard)))));
+    }
+}
+
+/// An answer on its way. Wherever it is dropped before it was taken, nobody has heard it.
+struct Told<T, U: FnOnce(T)>(Option<(T, U)>);
+
+impl<T, U: FnOnce(T)> Told<T, U> {
+    fn take(mut self) -> Option<T> {
+        self.0.take().map(|(done, _)| done)
+    }
+}
+
+impl<T, U: FnOnce(T)> Drop for Told<T, U> {
+    fn drop(&mut self) {
+        if let Some((done, unheard)) = self.0.take() {
+            unheard(done);
+        }
+    }
+}
+
+struct Nobody;
+
+impl<T> Hearer<T> for Nobody {
+    fn listens(&self) -> bool {
+        false
+    }
+
+    fn tell(self, answer: Result<T, Error>) {
+        if let Err(error) = answer {
+            tracing::warn!(error = %Chain(&error), "what nobody waits for failed");
+        }
+    }
+}
+
+/// A wish to do `act`, whose answer goes to `hearer` once it is known whether it was committed.
 fn wish<T: Send + 'static>(
     doing: &'static str,
+    late: Late,
     act: impl FnOnce(&mut Txn<'_>) -> rusqlite::Result<T> + Send + 'static,
-    tell: impl FnOnce(Result<T, Error>) + Send + 'static,
+    hearer: impl Hearer<T>,
 ) -> Act {
     Box::new(move |txn| {
-        let done = txn.map(|txn| contained(doing, || act(txn)));
+        let listens = hearer.listens();
+        if !listens && late == Late::Skip {
+            return (Box::new(|_| ()), None);
+        }
+        let done = txn.map(|txn| {
+            txn.set_heard(listens);
+            contained(doing, || act(txn))
+        });
         let failed = done.as_ref().and_then(|done| done.as_ref().err()).cloned();
         let answer: Answer = Box::new(move |fate| {
-            tell(match (done, fate) {
+            hearer.tell(match (done, fate) {
                 (Some(Err(own)), _) => Err(own.error()),
                 (_, Some(fate)) => Err(fate.error()),
                 (Some(Ok(done)), None) => Ok(done),

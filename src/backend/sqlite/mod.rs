@@ -20,6 +20,11 @@
 //! ([`Inspect::history`]). A job that is done is deleted at once, or kept for
 //! [`keep_done`](SqliteBuilder::keep_done).
 //!
+//! # Looking at it
+//!
+//! [`Inspect`] writes nothing, so it waits for nobody and keeps nobody waiting; [`SqliteReader`] needs no right to write
+//! either. What time has done meanwhile is shown all the same.
+//!
 //! # Within a transaction of yours
 //!
 //! The file may hold your own tables beside ours, whose names begin with `tidegate_`
@@ -43,36 +48,42 @@
 //! });
 //! ```
 
-// `gate` is the one connection that writes, and where many share a transaction; `store` is what is done in one;
-// `schema` is what is in the file.
+// `gate` is the one connection that writes, and where many share a transaction; `reader` is the one that only reads;
+// `store` is what is done in a transaction; `schema` is what is in the file.
 
 mod config;
 mod doors;
 mod failure;
 mod gate;
+mod reader;
 mod schema;
 mod sole;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unheard;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::config::Running;
 pub use self::config::{Clock, Durability, SqliteBuilder};
 pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
-use self::gate::{Gate, Lasts};
+use self::gate::{Gate, Lasts, Late};
+use self::reader::Reader;
+pub use self::reader::SqliteReader;
 pub(crate) use self::store::Standing;
-use self::store::{Handed, Time, Txn, moment, time_of};
-use super::{Backend, wall_clock};
+use self::store::{Handed, Time, Txn, moment};
+use self::unheard::Unheard;
+use super::Backend;
 use crate::enqueue::{Enqueue, Enqueued, NewJob};
 use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobQuery, Manage, PastAttempt, StoredJob};
@@ -89,8 +100,10 @@ pub(super) const SCHEME: &str = "sqlite";
 /// A handle: clones are cheap and share the file's connections, which are closed with the last of them. Nothing runs
 /// in the background: the blocking pool of the runtime that asks does the work.
 ///
-/// All verbs must be called within a tokio runtime. Dropping one of their futures does not undo what it has begun; a
-/// fetch that is dropped gives its jobs back, unless the process ends first.
+/// All verbs must be called within a tokio runtime. When one of their futures is dropped, what has begun is done to its
+/// end, and what has not begun (it waits for others, or for a file that is locked) is never done. There are two
+/// exceptions: a fetch gives back the jobs that it has taken, unless the process ends first; and a settlement is applied
+/// in any case, since its job has run.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::Error> {
@@ -114,8 +127,9 @@ struct Shared {
     lease_ttl: Duration,
     max_payload_bytes: usize,
     watch_every: Duration,
-    /// Where tokio's clock and the system's agree, if it is tokio's that counts.
-    anchor: Option<(Instant, SystemTime)>,
+    clock: Running,
+    reader: Arc<Reader>,
+    unheard: Unheard,
 }
 
 impl fmt::Debug for Sqlite {
@@ -145,12 +159,16 @@ impl Sqlite {
         watcher: Connection,
         max_payload_bytes: usize,
     ) -> Self {
-        let SqliteBuilder { path, settings, how, clock, watch_every, .. } = builder;
-        let anchor = (clock == Clock::Tokio).then(|| (Instant::now(), wall_clock()));
+        let clock = builder.clock.start();
+        let reader = Arc::new(Reader::new(&builder, clock));
+        let SqliteBuilder { path, settings, how, watch_every, .. } = builder;
         let lease_ttl = settings.lease_ttl;
         let gate = Gate::new(writer, how.durability, settings);
         let watcher = Mutex::new(watcher);
-        Self(Arc::new(Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, anchor }))
+        let unheard = Unheard::default();
+        let shared =
+            Shared { gate, watcher, path, lease_ttl, max_payload_bytes, watch_every, clock, reader, unheard };
+        Self(Arc::new(shared))
     }
 
     /// What a worker needs to take jobs from here.
@@ -163,11 +181,10 @@ impl Sqlite {
         Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()))
     }
 
+    /// To be asked within a transaction: what waits for the file, perhaps for seconds, must not act on a time that has
+    /// passed. A lease that was granted so would have run out before it came.
     fn now(&self) -> Time {
-        time_of(match self.0.anchor {
-            Some((instant, wall)) => wall + instant.elapsed(),
-            None => wall_clock(),
-        })
+        self.0.clock.now()
     }
 
     /// When the store's clock will show `time`.
@@ -181,23 +198,27 @@ impl Sqlite {
         doing: &'static str,
         act: impl FnOnce(&mut Txn<'_>, Time) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let now = self.now();
-        self.0.gate.pass(doing, Lasts::ForGood, move |txn| act(txn, now), drop).await
+        let this = self.clone();
+        let act = move |txn: &mut Txn<'_>| act(txn, this.now());
+        self.0.gate.pass(doing, Lasts::ForGood, Late::Skip, act, drop).await
     }
 
     /// Takes what is there, or says when to look again.
     async fn look(&self, wanted: FetchRequest) -> Result<(Vec<Delivery>, Instant), Error> {
-        let (sent_at, now) = (Instant::now(), self.now());
-        let this = self.clone();
-        let unheard = move |(handed, _): (Vec<Handed>, Time)| this.give_back(&handed);
-        let act = move |txn: &mut Txn<'_>| txn.fetch(now, &wanted);
-        let (handed, next) = self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, act, unheard).await?;
-        Ok((self.deliveries(handed, sent_at), self.instant(next, now)))
+        let (this, that) = (self.clone(), self.clone());
+        let unheard = move |(handed, ..): (Vec<Handed>, Time, Instant)| that.give_back(&handed);
+        let act = move |txn: &mut Txn<'_>| {
+            let granted_at = Instant::now();
+            txn.fetch(this.now(), &wanted).map(|(handed, next)| (handed, next, granted_at))
+        };
+        let (handed, next, granted_at) =
+            self.0.gate.pass("fetching jobs", Lasts::UntilPowerFails, Late::Skip, act, unheard).await?;
+        Ok((self.deliveries(handed, granted_at), self.instant(next, self.now())))
     }
 
-    /// What was handed over on a request that was sent at `sent_at`.
-    fn deliveries(&self, handed: Vec<Handed>, sent_at: Instant) -> Vec<Delivery> {
-        let lease = Some(Lease::new(sent_at, self.0.lease_ttl));
+    /// What was handed over in a transaction that began at `granted_at`, or later.
+    fn deliveries(&self, handed: Vec<Handed>, granted_at: Instant) -> Vec<Delivery> {
+        let lease = Some(Lease::new(granted_at, self.0.lease_ttl));
         let delivery = |Handed { job, attempt, tag }| Delivery { job, attempt, tag, lease };
         handed.into_iter().map(delivery).collect()
     }
@@ -207,9 +228,10 @@ impl Sqlite {
         let release =
             |handed: &Handed| Settled::new(handed.tag, Settlement::Release { after: Duration::ZERO });
         let settled: Vec<Settled> = handed.iter().map(release).collect();
-        let now = self.now();
+        let this = self.clone();
         if !settled.is_empty() {
-            self.0.gate.leave_behind("handing jobs back", move |txn| txn.settle(now, &settled).map(|_| ()));
+            let act = move |txn: &mut Txn<'_>| txn.settle(this.now(), &settled).map(|_| ());
+            self.0.gate.leave_behind("handing jobs back", act);
         }
     }
 
@@ -258,9 +280,15 @@ impl Source for Sqlite {
         }
     }
 
+    /// # Cancel safety
+    /// Dropped, it is applied all the same, if by then the lease still runs. Who tries again is told that it is
+    /// settled, and not that it is stale.
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {
-        let settled = settled.to_vec();
-        self.pass("settling jobs", move |txn, now| txn.settle(now, &settled)).await
+        let (settled, this, that) = (settled.to_vec(), self.clone(), self.clone());
+        let unheard = move |(stale, settled): (Stale, Vec<Settled>)| that.0.unheard.note(&settled, &stale);
+        let act = move |txn: &mut Txn<'_>| txn.settle(this.now(), &settled).map(|stale| (stale, settled));
+        let (stale, _) = self.0.gate.pass("settling jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
+        Ok(self.0.unheard.without(stale))
     }
 
     fn fuses(&self) -> bool {
@@ -268,22 +296,29 @@ impl Source for Sqlite {
     }
 
     /// # Cancel safety
-    /// Dropped while it is at it, it gives back what it takes; what was settled stays settled.
+    /// Dropped, it settles all the same, as [`settle`](Self::settle) does; it takes nothing any more, or gives back what
+    /// it took.
     async fn exchange(
         &self,
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
-        let (sent_at, now) = (Instant::now(), self.now());
-        let (settled, wanted, this) = (settled.to_vec(), wanted.clone(), self.clone());
-        let unheard = move |(_, handed): (Stale, Vec<Handed>)| this.give_back(&handed);
-        let act = move |txn: &mut Txn<'_>| {
-            let stale = txn.settle(now, &settled)?;
-            txn.fetch(now, &wanted).map(|(handed, _)| (stale, handed))
+        type Done = (Stale, Vec<Handed>, Instant, Vec<Settled>);
+        let (settled, wanted) = (settled.to_vec(), wanted.clone());
+        let (this, that) = (self.clone(), self.clone());
+        let unheard = move |(stale, handed, _, settled): Done| {
+            that.0.unheard.note(&settled, &stale);
+            that.give_back(&handed);
         };
-        let (stale, handed) =
-            self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, act, unheard).await?;
-        Ok((stale, self.deliveries(handed, sent_at)))
+        let act = move |txn: &mut Txn<'_>| {
+            let (granted_at, now) = (Instant::now(), this.now());
+            let stale = txn.settle(now, &settled)?;
+            let handed = if txn.is_heard() { txn.fetch(now, &wanted)?.0 } else { Vec::new() };
+            Ok((stale, handed, granted_at, settled))
+        };
+        let (stale, handed, granted_at, _) =
+            self.0.gate.pass("settling and fetching jobs", Lasts::ForGood, Late::Do, act, unheard).await?;
+        Ok((self.0.unheard.without(stale), self.deliveries(handed, granted_at)))
     }
 }
 
@@ -291,14 +326,14 @@ impl Source for Sqlite {
 impl Renew for Sqlite {
     async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let tags = tags.to_vec();
-        let now = self.now();
-        let act = move |txn: &mut Txn<'_>| txn.renew(now, &tags);
-        self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, act, drop).await
+        let this = self.clone();
+        let act = move |txn: &mut Txn<'_>| txn.renew(this.now(), &tags);
+        self.0.gate.pass("renewing leases", Lasts::UntilPowerFails, Late::Skip, act, drop).await
     }
 }
 
-/// Leases run out by themselves, with the next call of any verb; this is for rescuers that want to know how many it
-/// was.
+/// Leases run out by themselves, with the next call of any verb that writes; this is for rescuers that want to know how
+/// many it was.
 #[async_trait]
 impl Reclaim for Sqlite {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
@@ -314,26 +349,24 @@ impl Enqueue for Sqlite {
     }
 }
 
+/// Looking writes nothing, waits for nobody who writes and keeps nobody waiting, as with [`SqliteReader`].
 #[async_trait]
 impl Inspect for Sqlite {
     async fn counts(&self) -> Result<Counts, Error> {
-        self.pass("counting jobs", |txn, now| txn.counts(now)).await
+        self.0.reader.clone().counts().await
     }
 
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {
-        let id = id.clone();
-        self.pass("looking for a job", move |txn, now| txn.find(now, &id)).await
+        self.0.reader.clone().find(id).await
     }
 
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
-        let wanted = wanted.clone();
-        self.pass("listing jobs", move |txn, now| txn.list(now, &wanted)).await
+        self.0.reader.clone().list(wanted).await
     }
 
     /// At most the last 25 of a job, and for as long as it is kept. One that was handed back is among them.
     async fn history(&self, id: &JobId) -> Result<Vec<PastAttempt>, Error> {
-        let id = id.clone();
-        self.pass("asking for a job's attempts", move |txn, now| txn.history(now, &id)).await
+        self.0.reader.clone().history(id).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! The version stands in a table of ours and not in `PRAGMA user_version`, which belongs to whoever keeps tables of
 //! their own beside ours.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 
 /// What a database is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Empty,
     Ours(i64),
     Others,
@@ -88,6 +89,46 @@ pub(super) fn open(path: &Path, how: &How) -> Result<Connection, Error> {
         migrate(&mut connection, path, how)?;
     }
     Ok(connection)
+}
+
+/// Opens a file that is there so that nothing in it can be changed. One that is at rest (`immutable`) is read without
+/// locks: whoever does that must see to it that nobody changes it meanwhile.
+pub(super) fn open_to_read(
+    path: &Path,
+    busy_timeout: Duration,
+    at_rest: bool,
+) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = match at_rest {
+        false => Connection::open_with_flags(path, flags)?,
+        true => Connection::open_with_flags(immutable(path), flags)?,
+    };
+    connection.busy_timeout(busy_timeout)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// The URI by which SQLite takes a file for one that nobody changes.
+fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                uri.push(char::from(*byte))
+            }
+            _ => _ = write!(uri, "%{byte:02x}"),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// Whether what was found is of the newest version; an error if it can't be used at all.
+pub(super) fn is_newest(found: Found, path: &Path, how: &How) -> Result<bool, Error> {
+    usable(found, path, how).map(|found| found == Found::Ours(NEWEST))
 }
 
 /// Leaves word in the file of the bound that its triggers go by, if one was set. Returns what counts.
@@ -171,7 +212,7 @@ fn usable(found: Found, path: &Path, how: &How) -> Result<Found, Error> {
     }
 }
 
-fn found(connection: &Connection) -> rusqlite::Result<Found> {
+pub(super) fn found(connection: &Connection) -> rusqlite::Result<Found> {
     let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     if ask("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'tidegate_meta'")? > 0 {
         return ask("SELECT version FROM tidegate_meta").map(Found::Ours);

@@ -136,7 +136,10 @@ fn lock_beside(path: &Path) -> Result<File, String> {
     beside.push(".lock");
     let beside = PathBuf::from(beside);
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
-    let file = opened.map_err(|error| format!("{} can't be opened: {error}", beside.display()))?;
+    let file = opened.map_err(|error| {
+        let beside = beside.display();
+        format!("{beside} can't be opened: {error}: this program must be able to write it and its folder")
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

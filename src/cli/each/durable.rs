@@ -290,24 +290,8 @@ impl Durable {
         Ok(idle && !self.db.store.has_open(&self.queue).await?)
     }
 
-    /// What is in hand and has not been said to be over: that of others may not have been noted, and is run again.
-    fn of(&self, begun: bool) -> BTreeMap<u64, Bytes> {
-        let out = lock(&self.out);
-        let of = out.values().filter(|out| !out.said && self.ledger.has_begun(out.number) == begun);
-        of.map(|out| (out.number, out.record.clone())).collect()
-    }
-}
-
-fn length(item: &Item) -> u64 {
-    match item {
-        Item::Record { bytes, .. } => bytes.len() as u64,
-        Item::TooLong { length, .. } => *length,
-    }
-}
-
-#[async_trait]
-impl Source for Durable {
-    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+    /// As [`fetch`](Source::fetch), which it is but for what is said.
+    async fn take(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
         loop {
             if self.ledger.is_closed() {
                 return Err(Error::new(ErrorKind::Closed, "nothing more is to be begun"));
@@ -332,6 +316,33 @@ impl Source for Durable {
                 return Ok(fetched.into_iter().map(|delivery| self.unpack(delivery)).collect());
             }
         }
+    }
+
+    /// What is in hand and has not been said to be over: that of others may not have been noted, and is run again.
+    fn of(&self, begun: bool) -> BTreeMap<u64, Bytes> {
+        let out = lock(&self.out);
+        let of = out.values().filter(|out| !out.said && self.ledger.has_begun(out.number) == begun);
+        of.map(|out| (out.number, out.record.clone())).collect()
+    }
+}
+
+fn length(item: &Item) -> u64 {
+    match item {
+        Item::Record { bytes, .. } => bytes.len() as u64,
+        Item::TooLong { length, .. } => *length,
+    }
+}
+
+#[async_trait]
+impl Source for Durable {
+    async fn fetch(&self, wanted: &FetchRequest, stop: &CancellationToken) -> Result<Vec<Delivery>, Error> {
+        let fetched = self.take(wanted, stop).await;
+        // The worker does try again, and has no way of its own to say so.
+        fetched.inspect_err(|error| {
+            if error.is_transient() {
+                self.trying_again(error)
+            }
+        })
     }
 
     async fn settle(&self, settled: &[Settled]) -> Result<Stale, Error> {

@@ -28,15 +28,15 @@ use super::progress::{Console, Figures, PLAIN_EVERY, Show};
 use super::source::{KIND, RecordSource, Records};
 use super::summary::Ending;
 use super::{EachArgs, Plan, Refusal};
-use crate::cli::Exit;
 use crate::cli::child::exec::running;
 use crate::cli::child::orphans;
 use crate::cli::records::Reader;
-use crate::cli::signals::{Asked, OnHup, Signals, Stop};
+use crate::cli::signals::{Asked, Signals, Stop};
 use crate::cli::stdout::json_line;
 use crate::cli::text::span;
+use crate::cli::{Exit, refuse};
 use crate::context::Context;
-use crate::error::Error;
+use crate::error::Chain;
 use crate::registry::Registry;
 use crate::retry::RetryPolicy;
 use crate::shutdown::{Phase, Shutdown};
@@ -83,7 +83,7 @@ pub(super) fn carry_out(plan: Plan) -> Result<Exit, Refusal> {
 
 async fn run(plan: Plan) -> io::Result<Exit> {
     let Plan { args, template, launcher, format, input, keep, db, jobs } = plan;
-    let signals = Signals::listen(OnHup::Stop)?;
+    let signals = Signals::listen()?;
     let figures = Arc::new(Figures::new());
     let show = if args.quiet { Show::Never } else { args.progress };
     let console = Arc::new(Console::new(show, input.size(), figures.clone()));
@@ -99,9 +99,9 @@ async fn run(plan: Plan) -> io::Result<Exit> {
     let ledger = Arc::new(ledger.keeping(keep).stopping_on_failure(args.stop_on_failure));
     let input_name = input.name().to_owned();
     let reader = Reader::start(input, format)?;
-    let mut origin = match db {
-        None => Origin::input(reader, &ledger, &args),
-        Some(db) => Origin::file(db, reader, &ledger, &args).await.map_err(io::Error::other)?,
+    let mut origin = match Origin::of(db, reader, &ledger, &args).await {
+        Ok(origin) => origin,
+        Err(why) => return Ok(refuse(Exit::Output, why)),
     };
     let terminator = (!args.null).then_some(b'\n');
     let attempts = Attempts {
@@ -168,9 +168,23 @@ impl Origin {
         Self { source: source.clone(), records: source, feeding: Box::pin(pending()), durable: None }
     }
 
+    async fn of(
+        db: Option<Db>,
+        reader: Reader,
+        ledger: &Arc<Ledger>,
+        args: &EachArgs,
+    ) -> Result<Self, String> {
+        match db {
+            None => Ok(Self::input(reader, ledger, args)),
+            Some(db) => Self::file(db, reader, ledger, args).await,
+        }
+    }
+
     /// A file, which is filled from the input.
-    async fn file(db: Db, reader: Reader, ledger: &Arc<Ledger>, args: &EachArgs) -> Result<Self, Error> {
-        let durable = Durable::begin(db, ledger.clone(), args.max_record, args.retry_failed).await?;
+    async fn file(db: Db, reader: Reader, ledger: &Arc<Ledger>, args: &EachArgs) -> Result<Self, String> {
+        let cant = format!("--db {} can't be used: ", db.name);
+        let begun = Durable::begin(db, ledger.clone(), args.max_record, args.retry_failed).await;
+        let durable = begun.map_err(|error| cant + &Chain(&error).to_string())?;
         if !args.quiet {
             durable.say_what_was_found();
         }

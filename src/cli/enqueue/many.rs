@@ -17,7 +17,7 @@ use super::{EnqueueArgs, enqueue, shown};
 use crate::cli::excerpt::escaped;
 use crate::cli::records::{BLOCK_BYTES, Format, Input, Item, Splitter};
 use crate::cli::stdout::{json_line, print};
-use crate::cli::store::{Missing, Store};
+use crate::cli::store::{Purpose, Store};
 use crate::cli::text::count;
 use crate::cli::{Exit, refuse};
 use crate::enqueue::NewJob;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &EnqueueArgs, path: &Path) -> Result<Exit, Exit> {
     let mut input = Input::open(path).map_err(|error| {
         refuse(Exit::Input, format!("{} can't be read: {error}", escaped(&path.display().to_string())))
     })?;
-    let store = if args.dry_run { None } else { Some(Store::open(&args.source, Missing::Make)?) };
+    let store = if args.dry_run { None } else { Some(Store::open(&args.source, Purpose::Fill)?) };
     let name = escaped(input.name());
     let mut feed = Feed {
         args,

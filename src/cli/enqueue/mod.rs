@@ -21,7 +21,7 @@ pub(crate) use self::args::{EXITS, EnqueueArgs, MORE};
 use self::draft::MAX_PAYLOAD_BYTES;
 use super::excerpt::escaped;
 use super::stdout::{json_line, print};
-use super::store::{Missing, Store, failed};
+use super::store::{Purpose, Store, failed};
 use super::{Exit, refuse};
 use crate::enqueue::{Enqueued, NewJob};
 
@@ -42,7 +42,7 @@ fn one(args: &EnqueueArgs) -> Result<Exit, Exit> {
     draft.payload = Some(payload(args)?);
     let job = draft.job().map_err(|why| refuse(Exit::Usage, escaped(&why)))?;
     let keyed = job.unique.is_some();
-    let store = Store::open(&args.source, Missing::Make)?;
+    let store = Store::open(&args.source, Purpose::Fill)?;
     let enqueued = enqueue(&store, vec![job])?;
     let shown = enqueued.iter().flat_map(|enqueued| shown(enqueued, None, keyed, args));
     print(&shown.collect::<Vec<u8>>())?;
@@ -79,7 +79,7 @@ fn read(from: io::Result<impl Read>, name: &str) -> Result<Vec<u8>, Exit> {
 }
 
 fn enqueue(store: &Store, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Exit> {
-    let enqueue = store.backend.enqueue().map_err(|error| failed(&error))?;
+    let enqueue = store.enqueue().map_err(|error| failed(&error))?;
     store.wait(enqueue.enqueue(jobs)).map_err(|error| failed(&error))
 }
 

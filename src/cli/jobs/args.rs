@@ -23,8 +23,9 @@ with a worker), dead (failed for good, or cancelled) or done (and kept for a
 while to be looked at, if the queue was told to).
 
 Without a subcommand it is `list`, and without --state that shows the first
-jobs of each state but done. They stand in the order in which they came into
-their state: of those that are dead, the one that has been so longest first.
+jobs of each state but done. Those that have been in their state longest come
+first, but of those that are delayed or done, those that are DUE first. Only
+the right to read is needed to list and show, and nobody is waited for.
 TRIES is how many attempts were begun, SINCE for how long the job has been in
 its state, DUE when a delayed job becomes ready, a lease runs out unless it
 is renewed, or a done job goes. On a terminal, cells are cut to fit.
@@ -74,7 +75,7 @@ pub(crate) struct JobsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
-    /// List jobs, those that have been in their state longest first
+    /// List jobs: those that have been in their state longest first, or are due first
     #[command(after_help = EXITS)]
     List(ListArgs),
     /// Show all that there is about a job: its payload, its attempts and how they ended
@@ -95,6 +96,21 @@ pub(super) enum JobsCommand {
     /// Delete many dead jobs, for good. Asks before, at a terminal
     #[command(after_help = EXITS)]
     DeleteDead(DeleteArgs),
+}
+
+impl JobsCommand {
+    /// As it stands on the command line.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::List(_) => "list",
+            Self::Show(_) => "show",
+            Self::Retry(_) => "retry",
+            Self::Cancel(_) => "cancel",
+            Self::Delete(_) => "delete",
+            Self::RequeueDead(_) => "requeue-dead",
+            Self::DeleteDead(_) => "delete-dead",
+        }
+    }
 }
 
 /// The states by the names that are shown.

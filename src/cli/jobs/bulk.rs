@@ -116,8 +116,8 @@ fn jobs(number: u64) -> String {
 
 /// Goes through them; without a change it only counts.
 fn sweep(store: &Store, args: &BulkArgs, change: Option<Change>, swept: &mut Swept) -> Result<(), Exit> {
-    let inspect = &**store.backend.inspect().map_err(|error| failed(&error))?;
-    let manage = &**store.backend.manage().map_err(|error| failed(&error))?;
+    let inspect = &**store.inspect().map_err(|error| failed(&error))?;
+    let manage = &**store.manage().map_err(|error| failed(&error))?;
     let query = args.filter.query(JobState::Dead, usize::MAX);
     store.wait(through(inspect, manage, query, change, now(), swept)).map_err(|error| {
         let (done, why) = (jobs(swept.done), said(&error));
@@ -136,33 +136,28 @@ async fn through(
 ) -> Result<(), Error> {
     query.max = usize::try_from(inspect.counts().await?.dead).unwrap_or(usize::MAX);
     let mut pages = Pages::of(query);
-    let mut stayed = 0;
     loop {
-        let mut page = pages.next(inspect, stayed).await?;
+        let mut page = pages.next(inspect).await?;
         let length = page.len();
         // Those that have died since stand behind those that were dead before.
         page.retain(|job| job.since <= begun);
-        stayed = match change {
-            None => {
-                swept.done += page.len() as u64;
-                page.len()
-            }
+        match change {
+            None => swept.done += page.len() as u64,
             Some(change) => all(manage, &page, change, swept).await?,
-        };
+        }
         if page.len() < length || length == 0 {
             return Ok(());
         }
     }
 }
 
-/// Does it with a page of them, and says how many stayed.
+/// Does it with a page of them.
 async fn all(
     manage: &dyn Manage,
     page: &[StoredJob],
     change: Change,
     swept: &mut Swept,
-) -> Result<usize, Error> {
-    let mut stayed = 0;
+) -> Result<(), Error> {
     let asked = stream::iter(page).map(|job| async {
         let id = &job.job.id;
         change.ask(manage, id).await.map(|done| (id, done))
@@ -173,13 +168,12 @@ async fn all(
             swept.done += 1;
             continue;
         }
-        stayed += 1;
         swept.stayed += 1;
         if swept.named.len() < NAMED {
             swept.named.push(id.clone());
         }
     }
-    Ok(stayed)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -191,7 +185,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::inspect::Counts;
+    use crate::inspect::{Counts, Position};
     use crate::job::{Job, Kind};
     use crate::sync::{Mutex, lock};
 
@@ -205,10 +199,13 @@ mod tests {
         then: SystemTime,
     }
 
-    fn dead(number: u64, since: SystemTime) -> StoredJob {
+    /// The job with this number, which is the so many'th that has died.
+    fn dead(number: u64, nth: u64, since: SystemTime) -> StoredJob {
         let id = JobId::new(number.to_string());
         let job = Job::new(id, Kind::new("kind"), Bytes::new(), SystemTime::UNIX_EPOCH);
-        StoredJob::new(Arc::new(job), JobState::Dead, 1, since)
+        let mut job = StoredJob::new(Arc::new(job), JobState::Dead, 1, since);
+        job.position = Position::new([nth, 0, 0]);
+        job
     }
 
     #[async_trait]
@@ -222,7 +219,9 @@ mod tests {
         }
 
         async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
-            Ok(lock(&self.dead).iter().skip(wanted.skip).take(wanted.max).cloned().collect())
+            let after = wanted.after.map_or(0, |after| after.parts()[0]);
+            let jobs = lock(&self.dead);
+            Ok(jobs.iter().filter(|job| job.position.parts()[0] > after).take(wanted.max).cloned().collect())
         }
     }
 
@@ -242,7 +241,8 @@ mod tests {
             }
             let mut jobs = lock(&self.dead);
             jobs.retain(|job| job.job.id != *id);
-            jobs.push(dead(number, self.then));
+            let nth = jobs.iter().map(|job| job.position.parts()[0]).max().unwrap_or_default() + 1;
+            jobs.push(dead(number, nth, self.then));
             Ok(true)
         }
 
@@ -256,7 +256,7 @@ mod tests {
         let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         // The time tells, and where the clock was set back the number.
         for (then, counted) in [(begun + Duration::from_secs(1), 1_000_000), (begun, 2_500)] {
-            let jobs = (0..2_500).map(|number| dead(number, begun)).collect();
+            let jobs = (0..2_500).map(|number| dead(number, number + 1, begun)).collect();
             let store = Restless { dead: Mutex::new(jobs), asked: Mutex::default(), counted, then };
             let mut swept = Swept::default();
             let query = JobQuery::new(JobState::Dead, usize::MAX);

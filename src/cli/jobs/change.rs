@@ -68,8 +68,8 @@ struct Line<'a> {
 
 /// Does it with all of them, and says of each what became of it.
 pub(super) fn change(store: &Store, change: Change, ids: &[String], json: bool) -> Result<Exit, Exit> {
-    let inspect = &**store.backend.inspect().map_err(|error| failed(&error))?;
-    let manage = &**store.backend.manage().map_err(|error| failed(&error))?;
+    let inspect = &**store.inspect().map_err(|error| failed(&error))?;
+    let manage = &**store.manage().map_err(|error| failed(&error))?;
     let mut exit = Exit::Done;
     for ids in ids.chunks(AT_ONCE) {
         let answers = stream::iter(ids).map(|id| one(inspect, manage, change, JobId::new(id)));

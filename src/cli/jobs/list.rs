@@ -39,16 +39,16 @@ pub(super) fn list(store: &Store, args: &ListArgs, json: bool) -> Result<Exit, E
         ));
     }
     let limit = args.limit.unwrap_or(if several { LIMIT_OF_SEVERAL } else { LIMIT_OF_ONE }) as usize;
-    let inspect = &**store.backend.inspect().map_err(|error| failed(&error))?;
+    let inspect = &**store.inspect().map_err(|error| failed(&error))?;
     let mut shown = Shown::new(args.quiet, json);
     let mut more = Vec::new();
     for state in states {
         // One more than is shown tells whether there are more.
         let mut pages = Pages::of(args.filter.query(state, limit + 1).skip(args.skip));
-        let (mut left, mut length) = (limit, 0);
+        let mut left = limit;
         loop {
-            let page = store.wait(pages.next(inspect, length)).map_err(|error| failed(&error))?;
-            length = page.len();
+            let page = store.wait(pages.next(inspect)).map_err(|error| failed(&error))?;
+            let length = page.len();
             if length == 0 {
                 break;
             }
@@ -120,7 +120,7 @@ fn note(args: &ListArgs, listed: usize, limit: usize, more: &[&str]) {
 
 /// Shows one job in full.
 pub(super) fn show(store: &Store, args: &ShowArgs, json: bool) -> Result<Exit, Exit> {
-    let inspect = store.backend.inspect().map_err(|error| failed(&error))?;
+    let inspect = store.inspect().map_err(|error| failed(&error))?;
     let id = JobId::new(&args.id);
     let found = store.wait(inspect.find(&id)).map_err(|error| failed(&error))?;
     let Some(job) = found else { return Err(refuse(Exit::Failed, missing(&id))) };

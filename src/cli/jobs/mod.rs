@@ -10,7 +10,7 @@ mod view;
 pub(crate) use self::args::{EXITS, JobsArgs, MORE};
 use self::args::{JobsCommand, ListArgs};
 use self::change::{Change, change};
-use super::store::{Missing, Store};
+use super::store::{Purpose, Store};
 use super::{Exit, refuse};
 
 /// Does what `args` ask for.
@@ -19,13 +19,28 @@ pub(crate) fn run(args: &JobsArgs) -> Exit {
 }
 
 fn carry_out(args: &JobsArgs) -> Result<Exit, Exit> {
-    if args.command.is_some() && args.list != ListArgs::default() {
-        return Err(refuse(Exit::Usage, "the options of `jobs list` stand after its name"));
-    }
-    let store = Store::open(&args.source, Missing::Refuse)?;
+    let before = args.list != ListArgs::default();
+    let list = match &args.command {
+        Some(JobsCommand::List(list)) if before && *list != ListArgs::default() => {
+            let why = "the options of `jobs list` stand on both sides of its name: write all of them before `list`, \
+                       or all of them after it";
+            return Err(refuse(Exit::Usage, why));
+        }
+        Some(JobsCommand::List(list)) if !before => list,
+        Some(command) if before && !matches!(command, JobsCommand::List(_)) => {
+            let name = command.name();
+            let why = format!("--state and the other options of `jobs list` belong to it, not to `{name}`");
+            return Err(refuse(Exit::Usage, why));
+        }
+        _ => &args.list,
+    };
+    let purpose = match &args.command {
+        None | Some(JobsCommand::List(_) | JobsCommand::Show(_)) => Purpose::Look,
+        Some(_) => Purpose::Change,
+    };
+    let store = Store::open(&args.source, purpose)?;
     match &args.command {
-        None => list::list(&store, &args.list, args.json),
-        Some(JobsCommand::List(list)) => list::list(&store, list, args.json),
+        None | Some(JobsCommand::List(_)) => list::list(&store, list, args.json),
         Some(JobsCommand::Show(show)) => list::show(&store, show, args.json),
         Some(JobsCommand::Retry(ids)) => change(&store, Change::Retry, &ids.ids, args.json),
         Some(JobsCommand::Cancel(ids)) => change(&store, Change::Cancel, &ids.ids, args.json),

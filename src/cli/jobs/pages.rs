@@ -12,7 +12,7 @@ const MOST: usize = 1_000;
 /// Parts grow while their payloads are fewer bytes than this, and shrink when they are more.
 const BYTES: usize = 16 << 20;
 
-/// Goes through the jobs that a query describes, however many. What changes meanwhile may be missed or come twice.
+/// Goes through the jobs that a query describes, however many, and whatever becomes meanwhile of those that came.
 #[derive(Debug)]
 pub(super) struct Pages {
     query: JobQuery,
@@ -27,19 +27,16 @@ impl Pages {
         Self { left: query.max, query, size: FIRST }
     }
 
-    /// The next part; empty at the end. `staying` of the one before are still in the list.
-    pub(super) async fn next(
-        &mut self,
-        inspect: &dyn Inspect,
-        staying: usize,
-    ) -> Result<Vec<StoredJob>, Error> {
-        self.query.skip += staying;
+    /// The next part; empty at the end.
+    pub(super) async fn next(&mut self, inspect: &dyn Inspect) -> Result<Vec<StoredJob>, Error> {
         self.query.max = self.size.min(self.left);
         if self.query.max == 0 {
             return Ok(Vec::new());
         }
         let jobs = inspect.list(&self.query).await?;
         self.left -= jobs.len().min(self.left);
+        self.query.skip = 0;
+        self.query.after = jobs.last().map(|last| last.position);
         if jobs.len() < self.query.max {
             self.left = 0;
         }

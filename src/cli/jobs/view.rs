@@ -210,9 +210,23 @@ pub(super) fn full(stored: &StoredJob, history: Option<&[PastAttempt]>, now: Sys
     match history {
         None => page.field("history", "this queue keeps none"),
         Some([]) => page.field("history", "no attempt has ended yet"),
-        Some(attempts) => attempts.iter().for_each(|past| page.attempt(past)),
+        Some(attempts) => {
+            let mut before = None;
+            for past in attempts {
+                if before.is_some_and(|before| begins_anew(before, past)) {
+                    page.field("retried", "by hand: its attempts begin anew");
+                }
+                page.attempt(past);
+                before = Some(past);
+            }
+        }
     }
     page.0
+}
+
+/// Whether somebody has made the dead job ready between these two: numbers grow, unless an attempt was handed back.
+fn begins_anew(before: &PastAttempt, past: &PastAttempt) -> bool {
+    past.attempt < before.attempt || past.attempt == before.attempt && before.end != AttemptEnd::Released
 }
 
 fn ago(moment: SystemTime, now: SystemTime) -> String {

@@ -61,7 +61,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     config: PathBuf,
 
-    /// Only say whether the configuration makes sense, and whether what it names is there
+    /// Only say whether the configuration makes sense, and whether the programs, folders, secrets and certificates that
+    /// it names are there. The source is not opened, and no endpoint is asked
     #[arg(long)]
     pub(crate) check: bool,
 

@@ -118,8 +118,10 @@ impl Commands {
         if let Some(folder) = folder.as_deref().filter(|folder| !folder.is_dir()) {
             return Err(format!("{} is not a folder: the command can't run there", folder.display()));
         }
-        if let Some(argument) = argv.iter().find(|argument| argument.contains('\0')) {
-            return Err(format!("the argument {argument:?} has a NUL character, which no argument can hold"));
+        // By its place: what it says may be a secret.
+        if let Some(at) = argv.iter().position(|argument| argument.contains('\0')) {
+            let which = if at == 0 { "the program's name".to_owned() } else { format!("argument {at}") };
+            return Err(format!("{which} has a NUL character, which no argument can hold"));
         }
         let program = program(argv.first().map_or("", String::as_str), folder.as_deref())?;
         let env = env.into_iter().map(|(name, secret)| variable(name, &secret)).collect::<Result<_, _>>()?;

@@ -53,22 +53,27 @@ impl Asked {
 
 /// Does what `args` ask for.
 pub(crate) fn run(args: &RunArgs) -> Exit {
-    match prepare(args) {
-        Ok((_, config)) if args.check => approve(args, &config),
-        Ok((asked, config)) => {
-            steer::carry_out(asked, config).unwrap_or_else(|(exit, what)| refuse(exit, what))
-        }
-        Err(what) => refuse(Exit::Config, what),
-    }
+    let done = if args.check {
+        prepare(args).map(|(_, config)| approve(args, &config))
+    } else {
+        steer::Daemon::new().and_then(|daemon| {
+            let (asked, config) = prepare(args)?;
+            daemon.carry_out(asked, config)
+        })
+    };
+    done.unwrap_or_else(|(exit, what)| refuse(exit, what))
 }
 
 /// Reads the configuration.
-fn prepare(args: &RunArgs) -> Result<(Asked, Config), String> {
-    let place = Place::new(args.config()).map_err(|error| format!("the current folder is gone: {error}"))?;
+fn prepare(args: &RunArgs) -> Result<(Asked, Config), steer::Refusal> {
+    let no = |why: String| (Exit::Config, why);
+    let place =
+        Place::new(args.config()).map_err(|error| no(format!("the current folder is gone: {error}")))?;
     let asked = Asked { place, overrides: Overrides::of_process(args.flags()) };
-    let config = asked.load().map_err(|refused| refused.to_string())?;
+    let config = asked.load().map_err(|refused| no(refused.to_string()))?;
     let jobs = config.settings.worker.max_concurrent_jobs;
-    room::is_there_for(jobs as u64).map_err(|why| format!("worker.max_concurrent_jobs ({jobs}) {why}"))?;
+    room::is_there_for(jobs as u64)
+        .map_err(|why| no(format!("worker.max_concurrent_jobs ({jobs}) {why}")))?;
     Ok((asked, config))
 }
 

@@ -6,17 +6,18 @@
 use std::io::{self, IsTerminal as _};
 use std::process;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use super::config::{Config, Refused, Settings};
+use super::config::{Config, RedisSettings, Refused, Settings};
 use super::log::Log;
 use super::{Asked, kinds, store};
-use crate::cli::signals::{self, OnHup, Signals, Stop};
+use crate::cli::signals::{self, Signals, Stop};
 use crate::cli::{Exit, room};
 use crate::error::{Chain, Error};
 use crate::inspect::JobView;
 use crate::registry::Registry;
+use crate::service::Presence;
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Intake;
 use crate::worker::{Report, StopCause, Worker, WorkerHandle};
@@ -25,36 +26,54 @@ use crate::worker::{Report, StopCause, Worker, WorkerHandle};
 const LISTED: usize = 100;
 
 /// Why nothing is run: how to end, and what to say.
-type Refusal = (Exit, String);
+pub(super) type Refusal = (Exit, String);
 
-/// Runs the worker that `config` describes, until it is told to stop.
-pub(super) fn carry_out(asked: Asked, config: Config) -> Result<Exit, Refusal> {
-    let cant = |what: &str, error: io::Error| (Exit::Internal, format!("{what}: {error}"));
-    let jobs = config.settings.worker.max_concurrent_jobs;
-    room::make_for(jobs as u64)
-        .map_err(|why| (Exit::Config, format!("worker.max_concurrent_jobs ({jobs}) {why}")))?;
-    // One thread for the jobs, which wait for commands and answers; the worker has its own. It is the main thread, so
-    // that it is the parent of all commands.
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| cant("the system gives no runtime", error))?;
-    let log = Log::start(config.settings.log).map_err(|error| cant("the log can't be started", error))?;
-    let exit = runtime.block_on(run(asked, config, &log));
-    runtime.shutdown_background();
-    Ok(exit)
+/// The daemon before it runs: from here on HUP does not end it.
+pub(super) struct Daemon {
+    runtime: Runtime,
+    signals: Signals,
 }
 
-async fn run(asked: Asked, config: Config, log: &Log) -> Exit {
-    let signals = match Signals::listen(OnHup::Reload) {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(%error, "the system gives no signals");
-            return Exit::Internal;
-        }
-    };
+impl Daemon {
+    /// To be made before anything else.
+    pub(super) fn new() -> Result<Self, Refusal> {
+        // One thread for the jobs, which wait for commands and answers; the worker has its own. It is the main thread,
+        // so that it is the parent of all commands.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| cant("the system gives no runtime", error))?;
+        let signals = {
+            let _within = runtime.enter();
+            Signals::listen_to_hup().map_err(|error| cant("the system gives no signals", error))?
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Runs the worker that `config` describes, until it is told to stop.
+    pub(super) fn carry_out(self, asked: Asked, config: Config) -> Result<Exit, Refusal> {
+        let Self { runtime, signals } = self;
+        let jobs = config.settings.worker.max_concurrent_jobs;
+        room::make_for(jobs as u64)
+            .map_err(|why| (Exit::Config, format!("worker.max_concurrent_jobs ({jobs}) {why}")))?;
+        let log = Log::start(config.settings.log).map_err(|error| cant("the log can't be started", error))?;
+        let exit = runtime.block_on(run(asked, config, &log, signals));
+        runtime.shutdown_background();
+        Ok(exit)
+    }
+}
+
+fn cant(what: &str, error: io::Error) -> Refusal {
+    (Exit::Internal, format!("{what}: {error}"))
+}
+
+async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> Exit {
+    if let Err(error) = signals.listen_to_all() {
+        tracing::error!(%error, "the system gives no signals");
+        return Exit::Internal;
+    }
     let Config { settings, registry } = config;
     let names = kinds(&registry);
-    let worker = match open(&settings, registry) {
-        Ok(worker) => worker,
+    let (worker, presence) = match open(&settings, registry) {
+        Ok(opened) => opened,
         Err(error) => {
             tracing::error!(source = %settings.source, error = %Chain(&error), "the source can't be opened");
             return if error.is_invalid_input() { Exit::Config } else { Exit::Unavailable };
@@ -79,13 +98,20 @@ async fn run(asked: Asked, config: Config, log: &Log) -> Exit {
         reading: false,
         read_again: false,
     };
+    let mut seen = JoinSet::new();
+    if let Some(presence) = presence {
+        seen.spawn(presence.run(steering.shutdown.clone()));
+    }
     let report = steering.run(worker).await;
+    // It ends with the worker, within half a second.
+    while seen.join_next().await.is_some() {}
     end(&report)
 }
 
-fn open(settings: &Settings, registry: Registry) -> Result<Worker, Error> {
+fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Option<Presence>), Error> {
     let set = &settings.worker;
-    Worker::builder(Intake::from(store::open(settings)?), registry)
+    let backend = store::open(settings)?;
+    let worker = Worker::builder(Intake::from(&backend), registry)
         .name(&set.name)
         .max_concurrent_jobs(set.max_concurrent_jobs)
         .prefetch(set.prefetch)
@@ -98,7 +124,16 @@ fn open(settings: &Settings, registry: Registry) -> Result<Worker, Error> {
         .retry(set.retry.policy())
         .unknown_kind(set.unknown_kind)
         .reconnect(set.reconnect.clone())
-        .build()
+        .build()?;
+    let RedisSettings { presence, tag, labels } = &settings.redis;
+    let presence = backend.announce.filter(|_| *presence).map(|announce| {
+        let presence = Presence::new(announce, worker.handle()).labels(labels.clone());
+        match tag {
+            Some(tag) => presence.tag(tag),
+            None => presence,
+        }
+    });
+    Ok((worker, presence))
 }
 
 /// Says what came of it.

@@ -121,6 +121,7 @@ impl Store {
     }
 
     fn insert(&mut self, key: usize, job: Arc<Job>, unique: Option<Box<Unique>>, place: Place, order: u64) {
+        let entered = self.next_entry();
         let record = Record {
             job,
             unique,
@@ -128,6 +129,7 @@ impl Store {
             links: Links::default(),
             order,
             since: self.now,
+            entered,
             attempts: 0,
             lapses: 0,
             last_error: None,

@@ -7,12 +7,14 @@ use tokio::time::Instant;
 use super::{Place, Record, Store};
 use crate::enqueue::Window;
 use crate::error::{Error, ErrorKind};
-use crate::inspect::{Counts, JobQuery, JobState, StoredJob};
+use crate::inspect::{Counts, JobQuery, JobState, Position, StoredJob};
 use crate::job::JobId;
 
 impl Store {
-    pub(in super::super) fn counts(&mut self, now: Instant) -> Counts {
+    /// `wall` is what people's clocks show at `now`.
+    pub(in super::super) fn counts(&mut self, now: Instant, wall: SystemTime) -> Counts {
         self.advance(now);
+        let ready_since = self.list(JobState::Ready).first().map(|key| self.wall_of(key, wall));
         let count = |state| self.list(state).len() as u64;
         Counts {
             ready: count(JobState::Ready),
@@ -22,6 +24,7 @@ impl Store {
             done: self.done,
             kept: 0,
             superseded: self.superseded,
+            ready_since,
         }
     }
 
@@ -31,7 +34,7 @@ impl Store {
         self.key_of(id).map(|key| self.view(key, wall))
     }
 
-    /// What is asked for, those that have been in their state longest first.
+    /// What is asked for, in the order of the list.
     pub(in super::super) fn view_all(
         &mut self,
         now: Instant,
@@ -39,19 +42,36 @@ impl Store {
         wanted: &JobQuery,
     ) -> Vec<StoredJob> {
         self.advance(now);
-        if wanted.state == JobState::Done {
-            return Vec::new(); // none is kept
-        }
-        let listed = self.list(wanted.state).keys(&self.records);
-        let mut keys = listed.filter(|key| wanted.takes(&self.records[*key].job)).collect::<Vec<usize>>();
+        let after = wanted.after.map(Position::parts);
+        let wants = |key: &usize| wanted.takes(&self.records[*key].job);
+        let at = |key: usize| (self.position(key), key);
+        let mut keys: Vec<([u64; 3], usize)> = match wanted.state {
+            JobState::Done => Vec::new(), // none is kept
+            JobState::Delayed => self.delayed.iter().map(|(.., key)| *key).filter(wants).map(at).collect(),
+            state => self.list(state).keys(&self.records).filter(wants).map(at).collect(),
+        };
         if wanted.state == JobState::Leased {
-            // Their list is in the order of their leases' ends (invariant 3).
-            keys.sort_by_key(|key| match self.records[*key].place {
-                Place::Leased { token, .. } => token,
-                _ => 0,
-            });
+            keys.sort_unstable(); // their list is in the order of their leases' ends (invariant 3)
         }
-        keys.into_iter().skip(wanted.skip).take(wanted.max).map(|key| self.view(key, wall)).collect()
+        let keys = keys.into_iter().skip_while(|(position, _)| after.is_some_and(|after| *position <= after));
+        let view = |(position, key)| {
+            let mut view = self.view(key, wall);
+            view.position = Position::new(position);
+            view
+        };
+        keys.skip(wanted.skip).take(wanted.max).map(view).collect()
+    }
+
+    /// Where a record stands in the list of its state.
+    fn position(&self, key: usize) -> [u64; 3] {
+        let Record { place, order, entered, .. } = self.records[key];
+        match place {
+            Place::Delayed { due } => {
+                let due = due.saturating_duration_since(self.begun);
+                [due.as_secs(), due.subsec_nanos().into(), order]
+            }
+            Place::Ready { .. } | Place::Leased { .. } | Place::Dead => [entered, 0, 0],
+        }
     }
 
     /// Cancels a job that waits, or marks one that runs.
@@ -109,9 +129,15 @@ impl Store {
         self.records.get(key).filter(|record| record.job.id == *id).map(|_| key)
     }
 
+    /// When a record came into its state, by people's clocks.
+    fn wall_of(&self, key: usize, wall: SystemTime) -> SystemTime {
+        let since = self.now.saturating_duration_since(self.records[key].since);
+        wall.checked_sub(since).unwrap_or(wall)
+    }
+
     fn view(&self, key: usize, wall: SystemTime) -> StoredJob {
-        let Record { job, place, attempts, since, last_error, superseded_by, .. } = &self.records[key];
-        let since = wall.checked_sub(self.now.saturating_duration_since(*since)).unwrap_or(wall);
+        let Record { job, place, attempts, last_error, superseded_by, .. } = &self.records[key];
+        let since = self.wall_of(key, wall);
         let mut view = StoredJob::new(job.clone(), place.state(), *attempts, since);
         view.last_error = last_error.clone();
         let (due, cancelled) = match place {

@@ -164,8 +164,16 @@ impl Pair {
             let listed = self.store.view_all(now, WALL, &JobQuery::new(state, usize::MAX));
             let listed: Vec<_> =
                 listed.iter().map(|view| (&view.job.id, view.attempts, &view.job.payload)).collect();
-            let expected = self.model.listed(is).into_iter().map(|job| &self.model.jobs[job]);
-            let expected: Vec<_> = expected.map(|job| (&job.id, job.attempts, &job.new.payload)).collect();
+            let mut expected: Vec<_> =
+                self.model.listed(is).iter().map(|job| &self.model.jobs[*job]).collect();
+            if state == JobState::Delayed {
+                expected.sort_by_key(|job| match job.state {
+                    Is::Delayed(due) => (due, job.order),
+                    _ => unreachable!("only they are listed"),
+                });
+            }
+            let expected: Vec<_> =
+                expected.into_iter().map(|job| (&job.id, job.attempts, &job.new.payload)).collect();
             assert_eq!(listed, expected, "{state:?}");
         }
         for job in self.model.jobs.iter().rev().take(10) {

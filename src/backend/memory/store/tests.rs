@@ -203,7 +203,7 @@ fn a_batch_that_does_not_fit_leaves_nothing_behind() {
     let error = bench.enqueue(jobs(3)).expect_err("too many");
     assert_eq!(error.kind(), ErrorKind::Full);
     assert!(error.to_string().contains("10 jobs, of at most 12"), "{error}");
-    assert_eq!(bench.store.counts(bench.now).ready, 10);
+    assert_eq!(bench.store.counts(bench.now, WALL).ready, 10);
     bench.enqueue(jobs(2)).expect("room");
 }
 
@@ -315,7 +315,7 @@ fn a_clock_that_is_a_little_behind_takes_nothing_back() {
     bench.enqueue([NewJob::new("kind", "").delay(secs(5))]).expect("room");
     let before = bench.now;
     bench.pass(secs(5));
-    assert_eq!(bench.store.counts(bench.now).ready, 1);
+    assert_eq!(bench.store.counts(bench.now, WALL).ready, 1);
     let wanted = FetchRequest::new(NonZeroUsize::MIN, Duration::ZERO);
     let late = bench.store.fetch(before, &wanted).remove(0);
     assert_eq!(late.lease.expect("leased").sent_at, before, "trust is counted from the request");

@@ -25,6 +25,9 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// What [`write`](Self::write) begins with, before the field's value.
+    pub(super) const OPENING: &[u8] = b"{\"tidegate\":";
+
     /// Reads the field's value. The error says what is wrong with it.
     pub(super) fn read(value: Value<'_>) -> Result<Self, String> {
         let object = object(value, FIELD)?;
@@ -50,7 +53,7 @@ impl Mark {
             out.push(b'{');
             return false;
         }
-        out.extend_from_slice(b"{\"tidegate\":");
+        out.extend_from_slice(Self::OPENING);
         let mut separator = b'{';
         let mut part = |out: &mut Vec<u8>, name: &str| {
             out.push(std::mem::replace(&mut separator, b','));

@@ -134,6 +134,27 @@ pub(crate) fn dead(raw: &[u8], failure: &Failure<'_>) -> Vec<u8> {
     edit.finish()
 }
 
+/// A waiting job of our own that gets the payload of `job`; all else about it stays.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn replaced(raw: &[u8], job: &NewJob) -> Result<Vec<u8>, Error> {
+    let object = Object::of(raw).map_err(error)?;
+    let mark = Fields::of(&object).mark.map(Mark::read).transpose().map_err(error)?.unwrap_or_default();
+    let form = Form::of(&job.payload);
+    let mut like = NewJob::new(job.kind.clone(), job.payload.clone());
+    (like.unique, like.timeout) = (mark.unique, mark.timeout);
+    let mut edit = Edit::of(&object);
+    let mut field = Vec::new();
+    if Mark::write(&mut field, &like, form) {
+        edit.set(mark::FIELD, &field[Mark::OPENING.len()..]);
+    }
+    let mut args = Vec::new();
+    form.write(&mut args, &job.payload);
+    edit.set("args", args);
+    Ok(edit.finish())
+}
+
 fn error(what: impl std::fmt::Display) -> Error {
     decode_error(what, "Sidekiq")
 }
@@ -255,7 +276,12 @@ pub(super) fn active_job_class(args: Value<'_>) -> Option<std::borrow::Cow<'_, s
 fn understand(raw: &Bytes, fields: &Fields<'_>) -> Result<Read, String> {
     let mark = fields.mark.map(Mark::read).transpose()?.unwrap_or_default();
     let payload = mark.form.payload(raw, fields.args)?;
-    let enqueued_at = [fields.enqueued_at, fields.created_at].into_iter().flatten().find_map(Value::moment);
+    // With each retry it is enqueued anew, and its age is to grow all the same.
+    let times = match fields.failures() {
+        0 => [fields.enqueued_at, fields.created_at],
+        _ => [fields.created_at, fields.enqueued_at],
+    };
+    let enqueued_at = times.into_iter().flatten().find_map(Value::moment);
     let id = fields.id().unwrap_or_else(|| stable_id(raw));
     let mut job = Job::new(id, fields.kind()?, payload, enqueued_at.unwrap_or(SystemTime::UNIX_EPOCH));
     job.queue = named_queue(fields.queue)?.unwrap_or_default();

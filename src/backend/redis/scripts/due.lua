@@ -1,4 +1,4 @@
--- Moves jobs whose time has come, each unless another has moved it meanwhile.
+-- (unique.lua stands before this.) Moves jobs whose time has come, each unless another has moved it meanwhile.
 -- KEYS: 1 queues, 2 dead, 3 schedule, 4 retry, 5 the last token. ARGV: 1 what a queue's key begins with, 2 the command
 -- that puts at its back, 3 how dead ones are kept (zset or list), 4 what the key of a list begins with in which jobs wait
 -- for the same second, 5 what the key of the set begins with that says where a job waits, 6 where the failed attempts are
@@ -12,12 +12,14 @@ local moved = 0
 local function move(score, before, queue, after, attempts)
     if queue ~= '' and type(redis.pcall(push, ARGV[1] .. queue, after)) ~= 'table' then
         redis.call('SADD', KEYS[1], queue)
+        unique_back(before, after)
         if tonumber(attempts) > 0 then
             redis.call('SET', tried, 1, 'EX', TRIED_SECONDS)
             redis.call('SET', tried .. ':' .. redis.sha1hex(after), attempts, 'EX', TRIED_SECONDS)
         end
     elseif ARGV[3] == 'zset' then
         redis.call('ZADD', KEYS[2], score, before)
+        unique_ended(before)
     elseif queue == '' then
         redis.call('RPUSH', KEYS[2], after)
     else

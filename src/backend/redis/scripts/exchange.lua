@@ -1,4 +1,4 @@
--- Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
+-- (unique.lua stands before this.) Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
 -- lease afterwards is with somebody who lives.
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
@@ -80,7 +80,11 @@ if #expired > 0 then
                 redis.call('INCR', mark)
             end
             redis.call('EXPIRE', mark, MARK_SECONDS)
-            push(front, queue, raw)
+            if unique_back(raw, raw) then
+                redis.call('DEL', mark)
+            else
+                push(front, queue, raw)
+            end
             redis.call('HDEL', held, token)
         end
         redis.call('ZREM', leases, token)
@@ -115,6 +119,7 @@ if done > 0 then
     end
 end
 
+local settles = done > 0 or at < #ARGV
 while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
@@ -127,6 +132,12 @@ while at < #ARGV do
         refused[#refused + 1] = token
     else
         local queue, raw = parts(value)
+        local ends = what == 'done' or what == 'dead' or what == 'end'
+        if ends then
+            unique_ended(raw)
+        elseif unique_back(raw, second or raw) then
+            what = 'superseded'
+        end
         if what == 'done' then
             processed = processed + 1
         elseif what == 'retry' then
@@ -135,15 +146,15 @@ while at < #ARGV do
             push(back, queue, raw)
         elseif what == 'later' or what == 'wait' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
-        elseif what == 'dead' or what == 'end' then
+        elseif ends then
             if first ~= '' then bury(first) end
-        elseif tonumber(first) == 0 then
+        elseif what == 'back' and tonumber(first) == 0 then
             push(front, queue, raw)
-        else
+        elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
         local unharmed = what == 'back' or what == 'wait'
-        if what ~= 'done' and not unharmed then
+        if what ~= 'done' and what ~= 'superseded' and not unharmed then
             processed, failed = processed + 1, failed + 1
         end
         -- One that was handed back as it was keeps its count.
@@ -182,8 +193,12 @@ if room > 0 then
         table.sort(names)
     end
     for _, name in ipairs(names) do
-        local got = redis.call(pop, prefix .. name, room)
-        if got then
+        local got = redis.pcall(pop, prefix .. name, room)
+        if got and got.err then
+            -- What was settled and taken before must be told of: the next call meets this again.
+            if total == 0 and not settles then return redis.error_reply(got.err) end
+            break
+        elseif got then
             total, room = total + #got, room - #got
             table.insert(got, 1, name)
             taken[#taken + 1] = got
@@ -193,7 +208,10 @@ if room > 0 then
 end
 local token = 0
 if total > 0 then
-    token = redis.call('INCRBY', counter, total) - total + 1
+    -- Never below the time in microseconds: a server that has lost its last writes, or all, as in a failover, gives no
+    -- token a second time, and nobody who has one from before settles the job of another.
+    token = math.max(tonumber(redis.call('GET', counter) or 0), now * 1000) + 1
+    redis.call('SET', counter, int(token + total - 1))
     local entries, runs_out, number = {}, {}, token
     for _, group in ipairs(taken) do
         local head = int(now) .. ':' .. #group[1] .. ':' .. group[1]
@@ -203,6 +221,7 @@ if total > 0 then
             entries[#entries + 1] = head .. raw
             runs_out[#runs_out + 1] = int(now + ttl)
             runs_out[#runs_out + 1] = name
+            unique_taken(raw, name)
             if some_lapsed then
                 local times = redis.call('GET', mark_of(raw))
                 if times then

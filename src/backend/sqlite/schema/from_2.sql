@@ -8,3 +8,5 @@ UPDATE tidegate_meta SET version = 3;
 ALTER TABLE tidegate_counters ADD COLUMN superseded INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tidegate_jobs ADD COLUMN superseded_by INTEGER;
 CREATE INDEX tidegate_jobs_running ON tidegate_jobs (kind, unique_key) WHERE state = 2 AND unique_key IS NOT NULL;
+-- Lists are gone through by keys, from what has been there longest.
+CREATE INDEX tidegate_jobs_moved ON tidegate_jobs (queue, kind, entered) WHERE state = 0 AND entered <> id;

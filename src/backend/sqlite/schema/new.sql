@@ -47,6 +47,9 @@ CREATE TABLE tidegate_jobs (
     payload BLOB NOT NULL
 , superseded_by INTEGER) STRICT;
 CREATE INDEX tidegate_jobs_ready ON tidegate_jobs (queue, kind, rank, ord) WHERE state = 0;
+-- Those that were in another state before. Most jobs never are here, and pay nothing for it: of the others the id says
+-- when they came.
+CREATE INDEX tidegate_jobs_moved ON tidegate_jobs (queue, kind, entered) WHERE state = 0 AND entered <> id;
 CREATE INDEX tidegate_jobs_delayed ON tidegate_jobs (due, ord) WHERE state = 1;
 CREATE INDEX tidegate_jobs_leased ON tidegate_jobs (due, id) WHERE state = 2;
 CREATE INDEX tidegate_jobs_dead ON tidegate_jobs (entered) WHERE state = 3;

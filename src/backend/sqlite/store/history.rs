@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use rusqlite::{Row, params};
 
-use super::{Stand, Time, Txn, job_id, moment, number, shared};
+use super::{Stand, Time, Txn, job_id, moment, shared};
 use crate::inspect::{AttemptEnd, PastAttempt};
-use crate::job::JobId;
 use crate::source::{MAX_OUTPUT_BYTES, MAX_REASON_BYTES, truncate};
 
 /// How many ended attempts of a job are kept; beyond that the oldest goes. A job has 20 attempts by default, and with
@@ -70,22 +69,11 @@ impl Txn<'_> {
             .execute([job])
             .map(|_| ())
     }
-
-    /// The first first.
-    pub(in super::super) fn history(&mut self, now: Time, id: &JobId) -> rusqlite::Result<Vec<PastAttempt>> {
-        self.advance(now)?;
-        let Some(id) = number(id) else { return Ok(Vec::new()) };
-        // Who has made way for another does not begin anew: by whom stands with the job.
-        let mut statement = self.connection.prepare_cached(
-            "SELECT attempt, started_at, ended_at, came_to, error, output,
-                 CASE came_to WHEN 5 THEN (SELECT superseded_by FROM tidegate_jobs WHERE id = job) END
-             FROM tidegate_attempts WHERE job = ?1 ORDER BY number",
-        )?;
-        statement.query_map([id], past_attempt)?.collect()
-    }
 }
 
-fn past_attempt(row: &Row<'_>) -> rusqlite::Result<PastAttempt> {
+/// A row of the columns `attempt`, `started_at`, `ended_at`, `came_to`, `error` and `output`, and by which job it was
+/// superseded.
+pub(super) fn past_attempt(row: &Row<'_>) -> rusqlite::Result<PastAttempt> {
     let (started, ended) = (moment(row.get(1)?), moment(row.get(2)?));
     let mut past = PastAttempt::new(row.get(0)?, started, ended, end(row.get(3)?));
     past.superseded_by = row.get::<_, Option<i64>>(6)?.map(job_id);

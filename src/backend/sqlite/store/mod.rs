@@ -6,7 +6,8 @@
 //! 1. A row's state, `due` and order are changed together, by the few statements here.
 //! 2. `seq` only grows, and whoever takes a number from it has it alone: ids, order and tokens come from there. So
 //!    an old tag can't match, even if its job is still there (P5).
-//! 3. Every operation first lets time have its effect ([`Txn::advance`]).
+//! 3. Every operation that may write first lets time have its effect ([`Txn::advance`]); who only reads sees what that
+//!    would be ([`View`]).
 
 /// What [`stand`] reads. Macros, so that no text of a statement is put together while a transaction runs.
 macro_rules! stand_columns {
@@ -26,7 +27,7 @@ macro_rules! job_columns {
 /// What the view of a stored job reads after that.
 macro_rules! view_columns {
     () => {
-        "state, attempts, since, last_error, due, cancelled, superseded_by"
+        "state, attempts, since, last_error, due, cancelled, lapses, completed, superseded_by"
     };
 }
 
@@ -34,13 +35,16 @@ mod admit;
 mod deliver;
 mod ended;
 mod history;
+mod list;
 mod manage;
 mod sole;
 mod time;
 mod unique;
+mod view;
 
 pub(super) use deliver::Handed;
 pub(crate) use sole::Standing;
+pub(super) use view::View;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -95,6 +99,8 @@ pub(super) struct Txn<'a> {
     effects: Effects,
     /// Up to when time has had its effect, in this part.
     advanced: Option<Time>,
+    /// Whether anybody waits for what is being done.
+    heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,7 +239,17 @@ impl<'a> Txn<'a> {
             stored: counters,
             effects,
             advanced: None,
+            heard: true,
         })
+    }
+
+    /// Whether anybody waits for what follows.
+    pub(super) fn set_heard(&mut self, heard: bool) {
+        self.heard = heard;
+    }
+
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard
     }
 
     /// What follows can be undone by itself.
@@ -345,16 +361,6 @@ impl<'a> Txn<'a> {
             DONE => self.counters.kept -= 1,
             _ => {}
         }
-    }
-}
-
-fn state_number(state: JobState) -> i64 {
-    match state {
-        JobState::Ready => READY,
-        JobState::Delayed => DELAYED,
-        JobState::Leased => LEASED,
-        JobState::Dead => DEAD,
-        JobState::Done => DONE,
     }
 }
 

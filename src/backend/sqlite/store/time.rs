@@ -14,11 +14,11 @@ use crate::inspect::AttemptEnd;
 const MAX_MOVED: u32 = 1_000;
 
 /// Why the attempt of a job whose lease ran out came to nothing.
-const LAPSED: &str = "its lease ran out: the worker died, or lost touch";
+pub(super) const LAPSED: &str = "its lease ran out: the worker died, or lost touch";
 
 /// For how many times that of a lease a job is kept which was completed and whose worker then went out of touch, so
 /// that what it may yet say is known to be late and not stale. A live worker gives a lease up before one has passed.
-const LATE: u32 = 10;
+pub(super) const LATE: u32 = 10;
 
 impl Txn<'_> {
     /// Lets time have its effect up to `now`; nothing more if that has been done in this part already.
@@ -87,11 +87,7 @@ impl Txn<'_> {
         if job.cancelled {
             self.bury(job, Some(super::CANCELLED), now)
         } else if job.attempts >= most {
-            let attempts = job.attempts;
-            let reason = format!(
-                "lease expired {lapses} times, the last time in attempt {attempts} of at most {most}"
-            );
-            self.bury(job, Some(&reason), now)
+            self.bury(job, Some(&given_up(lapses, job.attempts, most)), now)
         } else {
             self.wait_again(job, Duration::ZERO, job.ord, now)
         }
@@ -114,4 +110,9 @@ impl Txn<'_> {
         let lease = now.saturating_add(nanoseconds(self.settings.lease_ttl));
         Ok([delayed, leased, overdue].into_iter().flatten().fold(lease, Time::min))
     }
+}
+
+/// Why a job is dead whose last attempt nobody has settled.
+pub(super) fn given_up(lapses: u32, attempts: u32, most: u32) -> String {
+    format!("lease expired {lapses} times, the last time in attempt {attempts} of at most {most}")
 }

@@ -27,7 +27,7 @@ pub(crate) use self::kinds::{Common, secrets};
 pub(crate) use self::overlay::{Flag, FlagValue, Overrides};
 pub(crate) use self::problem::Refused;
 use self::problem::{Document, Origin, Problem};
-pub(crate) use self::settings::{LogSettings, Settings};
+pub(crate) use self::settings::{LogSettings, RedisSettings, Settings};
 pub(crate) use self::source::Source;
 use self::table::Reading;
 pub(crate) use self::table::Table;

@@ -18,7 +18,7 @@ const OTHERS: &[&str] = &["JOB_ID", "KIND", "QUEUE", "ATTEMPT", "DEADLINE", "CON
 
 /// What may be set outside of all tables, and the tables.
 const SINGLE: &[&str] = &["source"];
-const TABLES: &[&str] = &["sqlite", "worker", "log", "kinds"];
+const TABLES: &[&str] = &["sqlite", "redis", "worker", "log", "kinds"];
 
 /// The variables and flags of this process. They stay what they were at the start.
 #[derive(Clone, Debug, Default)]

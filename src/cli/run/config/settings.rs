@@ -21,6 +21,7 @@ use crate::worker::{MAX_CONCURRENT_JOBS, ReconnectPolicy, UnknownKind};
 pub(crate) struct Settings {
     pub(crate) source: Source,
     pub(crate) sqlite: SqliteSettings,
+    pub(crate) redis: RedisSettings,
     pub(crate) worker: WorkerSettings,
     pub(crate) log: LogSettings,
 }
@@ -37,6 +38,15 @@ pub(crate) struct SqliteSettings {
     pub(crate) busy_timeout: Option<Duration>,
     pub(crate) watch_every: Option<Duration>,
     pub(crate) adopt: Option<bool>,
+}
+
+/// `[redis]`. What is not set is as [`Presence`](crate::service::Presence) has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RedisSettings {
+    /// Whether dashboards are shown the worker, and may steer it.
+    pub(crate) presence: bool,
+    pub(crate) tag: Option<String>,
+    pub(crate) labels: Vec<String>,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -84,6 +94,7 @@ impl Settings {
             root.reading().note(Problem::new(table.origin(), what));
         }
         let sqlite = given.map(SqliteSettings::read).unwrap_or_default();
+        let redis = RedisSettings::read(root, &source);
         let worker = WorkerSettings::read(root.table("worker"));
         let (busy, call) = (sqlite.busy_timeout.unwrap_or_default(), worker.reconnect.call_timeout);
         if !busy.is_zero() && busy >= call {
@@ -94,7 +105,7 @@ impl Settings {
             root.reading().note(Problem::new(root.origin(), what));
         }
         let log = LogSettings::read(root.table("log"));
-        Self { source, sqlite, worker, log }
+        Self { source, sqlite, redis, worker, log }
     }
 }
 
@@ -115,6 +126,34 @@ impl SqliteSettings {
         table.end();
         read
     }
+}
+
+impl RedisSettings {
+    fn read(root: &mut Table<'_>, source: &Source) -> Self {
+        let mut read = Self { presence: true, tag: None, labels: Vec::new() };
+        let Some(mut table) = root.table("redis") else { return read };
+        if !source.is_redis() {
+            let what = "[redis] has no meaning when the source is no Redis server: leave it out";
+            table.reading().note(Problem::new(table.origin(), what));
+        }
+        read.presence = table.truth("presence").unwrap_or(read.presence);
+        read.tag = table.text("tag", "a name").map(str::to_owned);
+        read.labels = labels(&mut table);
+        table.end();
+        read
+    }
+}
+
+fn labels(table: &mut Table<'_>) -> Vec<String> {
+    let Some(node) = table.get("labels") else { return Vec::new() };
+    let texts = match &node.value {
+        Value::List(labels) => labels.iter().map(|label| label.text().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    texts.unwrap_or_else(|| {
+        table.refuse("labels", node, "must be a list of texts");
+        Vec::new()
+    })
 }
 
 /// A lease is there to run out.
@@ -301,6 +340,9 @@ impl Settings {
             ("sqlite.busy_timeout", self.sqlite.busy_timeout != new.sqlite.busy_timeout),
             ("sqlite.watch_every", self.sqlite.watch_every != new.sqlite.watch_every),
             ("sqlite.adopt", self.sqlite.adopt != new.sqlite.adopt),
+            ("redis.presence", self.redis.presence != new.redis.presence),
+            ("redis.tag", self.redis.tag != new.redis.tag),
+            ("redis.labels", self.redis.labels != new.redis.labels),
             ("worker.name", old.name != new_worker.name),
             ("worker.prefetch", old.prefetch != new_worker.prefetch),
             ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),

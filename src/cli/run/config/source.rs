@@ -58,6 +58,10 @@ impl Source {
         backend::sqlite_path(&self.url).is_some()
     }
 
+    pub(crate) fn is_redis(&self) -> bool {
+        self.url.split(':').next().is_some_and(|scheme| scheme.starts_with("redis"))
+    }
+
     /// Finds what would keep it from being opened, as far as that can be told without opening it.
     fn check(&self) -> Result<(), String> {
         if self.url.starts_with("memory:") {

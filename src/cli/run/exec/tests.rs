@@ -338,7 +338,8 @@ fn a_spec_that_makes_no_sense_is_refused_with_the_reason() {
         (spec(&[]), "the command is empty: there is nothing to run"),
         (spec(&["no-such-program"]), "no-such-program is not found in any folder of PATH"),
         (spec(&["/dev/null"]), "/dev/null is not an executable file"),
-        (spec(&["sh", "a\0b"]), r#"the argument "a\0b" has a NUL character, which no argument can hold"#),
+        (spec(&["s\0h", "a"]), "the program's name has a NUL character, which no argument can hold"),
+        (spec(&["sh", "a\0b"]), "argument 1 has a NUL character, which no argument can hold"),
         (
             ExecSpec { folder: folder("/no/such"), ..shell("") },
             "/no/such is not a folder: the command can't run there",

@@ -1,0 +1,23 @@
+//! Tidegate beside real Sidekiq on one Redis: each runs what the other enqueues, each retries what the other has seen
+//! fail, and Sidekiq's own API and pages see and steer a Tidegate worker.
+//!
+//! The Sidekiq of these tests writes times in seconds. Where both styles can be read, both are tried.
+
+#[path = "peers/mod.rs"]
+mod peers;
+#[path = "redis/mod.rs"]
+mod redis;
+
+#[path = "sidekiq/failures.rs"]
+mod failures;
+#[path = "sidekiq/jobs.rs"]
+mod jobs;
+#[path = "sidekiq/pages.rs"]
+mod pages;
+#[path = "sidekiq/presence.rs"]
+mod presence;
+#[cfg(feature = "cli")]
+#[path = "sidekiq/program.rs"]
+mod program;
+#[path = "sidekiq/scene.rs"]
+mod scene;

@@ -1,0 +1,140 @@
+//! What fails at one is seen, retried, given up or deleted by the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use tidegate::{Outcome, Registry};
+
+use crate::peers::{Ruby, Sidekiq};
+use crate::redis::until;
+use crate::scene::{Running, Scene, Seen, Style, number};
+
+/// A handler that fails until it is mended.
+fn fragile(seen: &Seen, mended: &Arc<AtomicBool>) -> Registry {
+    let mended = mended.clone();
+    let handler = seen.then(move |_| {
+        let mended = mended.load(Ordering::Relaxed);
+        async move { if mended { Outcome::Done } else { Outcome::fail("no ink") } }
+    });
+    Registry::new().handle_raw("Print", handler)
+}
+
+fn show(scene: &Scene) -> Value {
+    Ruby::show(&scene.url)
+}
+
+fn api(scene: &Scene, args: &[&str]) {
+    Ruby::json("api.rb", args, &scene.url);
+}
+
+#[test]
+fn what_fails_here_stands_in_sidekiqs_retries_and_is_retried_from_there() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let (seen, mended) = (Seen::default(), Arc::new(AtomicBool::new(false)));
+    let ids = Ruby::enqueue(&scene.url, "Print", &json!([["page"]]), &json!({"queue": "paper"}));
+    let worker = Running::start(&scene.redis(Style::Seconds), fragile(&seen, &mended));
+    until("it has failed", || scene.count(&["ZCARD", "retry"]) == 1);
+    let shown = show(&scene);
+    let retry = &shown["retries"][0];
+    assert_eq!(
+        (&retry["jid"], &retry["class"], &retry["queue"]),
+        (&json!(ids[0]), &json!("Print"), &json!("paper"))
+    );
+    assert_eq!((&retry["error_message"], &retry["retry_count"]), (&json!("no ink"), &json!(0)));
+    assert_eq!(retry["error_class"], json!("Tidegate::JobFailed"));
+    let (enqueued, failed) = (retry["enqueued_at"].as_f64(), retry["failed_at"].as_f64());
+    assert!(failed.is_some_and(|at| at > 1.0e9 && at < 1.0e11) && failed >= enqueued, "{retry}");
+
+    // The API takes one off the count, and what fails again is counted on.
+    api(&scene, &["retry", "retry", &ids[0]]);
+    until("it has failed again", || seen.len() == 2 && scene.count(&["ZCARD", "retry"]) == 1);
+    mended.store(true, Ordering::Relaxed);
+    api(&scene, &["retry", "retry", &ids[0]]);
+    until("it is done", || worker.handle.stats().done == 1);
+    let stats = &show(&scene)["stats"];
+    let counts = ["processed", "failed", "retries", "dead", "enqueued"].map(|name| number(&stats[name]));
+    assert_eq!(counts, [3, 2, 0, 0, 0]);
+    worker.stop();
+}
+
+#[test]
+fn a_retry_can_be_deleted_or_killed_from_the_api() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let (seen, mended) = (Seen::default(), Arc::default());
+    let ids = Ruby::enqueue(&scene.url, "Print", &json!([[1], [2]]), &json!({}));
+    let worker = Running::start(&scene.redis(Style::Seconds), fragile(&seen, &mended));
+    until("both have failed", || scene.count(&["ZCARD", "retry"]) == 2);
+    api(&scene, &["delete", "retry", &ids[0]]);
+    api(&scene, &["kill", "retry", &ids[1]]);
+    let shown = show(&scene);
+    assert_eq!((&shown["retries"], &shown["dead"][0]["jid"]), (&json!([]), &json!(ids[1])));
+    mended.store(true, Ordering::Relaxed);
+    api(&scene, &["retry", "dead", &ids[1]]);
+    until("it is done", || worker.handle.stats().done == 1);
+    assert_eq!((seen.len(), worker.stop().stats.done), (3, 1));
+}
+
+#[test]
+fn what_is_given_up_here_stands_among_the_dead_and_runs_again_from_there() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let (seen, mended) = (Seen::default(), Arc::new(AtomicBool::new(false)));
+    let none = Ruby::enqueue(&scene.url, "Print", &json!([["once"]]), &json!({"retry": 0}));
+    let two = Ruby::enqueue(&scene.url, "Print", &json!([["twice"]]), &json!({"retry": 1}));
+    Ruby::enqueue(&scene.url, "Print", &json!([["forgotten"]]), &json!({"retry": false}));
+    let worker = Running::start(&scene.redis(Style::Seconds), fragile(&seen, &mended));
+    until("all have failed", || seen.len() == 3 && scene.count(&["ZCARD", "retry"]) == 1);
+    scene.make_due("retry");
+    until("both are dead", || scene.count(&["ZCARD", "dead"]) == 2);
+    let shown = show(&scene);
+    let dead = shown["dead"].as_array().expect("a list");
+    let of = |id: &str| dead.iter().find(|job| job["jid"] == json!(id)).expect("it is there");
+    assert_eq!((&of(&none[0])["retry_count"], &of(&two[0])["retry_count"]), (&json!(0), &json!(1)));
+    assert!(dead.iter().all(|job| job["error_message"] == json!("no ink")), "{dead:?}");
+    assert_eq!((number(&shown["stats"]["failed"]), number(&shown["stats"]["processed"])), (4, 4));
+
+    mended.store(true, Ordering::Relaxed);
+    api(&scene, &["retry", "dead", &none[0]]);
+    until("it is done", || worker.handle.stats().done == 1);
+    api(&scene, &["delete", "dead", &two[0]]);
+    assert_eq!(show(&scene)["dead"], json!([]));
+    worker.stop();
+}
+
+#[test]
+fn what_fails_at_sidekiq_is_retried_here() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let ids = Ruby::enqueue(&scene.url, "FailsUntilMended", &json!([[7]]), &json!({"retry": 5}));
+    let mut sidekiq = Sidekiq::start(&scene.url, &["-c", "1"]);
+    until("it has failed there", || scene.count(&["ZCARD", "retry"]) == 1);
+    assert!(sidekiq.stop().success(), "{}", sidekiq.output());
+    let failed = number(&show(&scene)["stats"]["failed"]);
+    let seen = Seen::default();
+    let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = attempts.clone();
+    let handler = seen.then(move |context: tidegate::Context| {
+        noted.lock().expect("nobody panics").push(context.attempt());
+        async {}
+    });
+    let worker =
+        Running::start(&scene.redis(Style::Seconds), Registry::new().handle_raw("FailsUntilMended", handler));
+    scene.make_due("retry");
+    until("it is done here", || worker.handle.stats().done == 1);
+    assert_eq!((seen.ids(), seen.args()), (ids, vec![json!([7])]));
+    assert_eq!(*attempts.lock().expect("nobody panics"), [u32::try_from(failed).expect("few") + 1]);
+    worker.stop();
+}
+
+#[test]
+fn what_fails_here_is_retried_at_sidekiq() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let ids = Ruby::enqueue(&scene.url, "Note", &json!([["x"]]), &json!({}));
+    let registry = Registry::new().handle_raw("Note", |_| async { Outcome::fail("not today") });
+    let worker = Running::start(&scene.redis(Style::Seconds), registry);
+    until("it has failed here", || scene.count(&["ZCARD", "retry"]) == 1);
+    worker.stop();
+    let _sidekiq = Sidekiq::start(&scene.url, &["-c", "1"]);
+    scene.make_due("retry");
+    until("it has run there", || scene.told("peer:ran").len() == 1);
+    assert_eq!(scene.told("peer:ran")[0]["jid"], json!(ids[0]));
+}
