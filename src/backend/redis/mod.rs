@@ -76,11 +76,11 @@ const SCHEME: &str = "redis";
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::Error> {
 /// use tidegate::backend::redis::Redis;
-/// use tidegate::{Enqueue, NewJob, Registry, Shutdown, Worker};
+/// use tidegate::{Context, Enqueue, NewJob, Registry, Shutdown, Worker};
 ///
 /// let jobs = Redis::open("redis://127.0.0.1/")?;
 /// jobs.enqueue(vec![NewJob::json("HardJob", &(1, "two"))?]).await?;
-/// let registry = Registry::new().handle("HardJob", |_, (number, text): (i64, String)| async move {
+/// let registry = Registry::new().handle("HardJob", |(number, text): (i64, String), _: Context| async move {
 ///     println!("{number} {text}");
 /// });
 /// Worker::builder(jobs.intake(), registry).build()?.run(Shutdown::new()).await;
