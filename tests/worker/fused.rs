@@ -77,7 +77,7 @@ under_both! {
         const JOBS: usize = 400;
         const MAX: usize = 8;
         let feed = Feed::new().with(jobs(JOBS)).shared();
-        let recording = Recording::around(SlowToSettle::by(Duration::from_millis(2), feed.clone()));
+        let recording = Recording::around(SlowToSettle::by(Duration::from_millis(20), feed.clone()));
         let fusing = Fusing::around(recording.clone());
         let worker = Worker::builder(Intake::fixed(fusing), brief(&Inside::default()))
             .max_concurrent_jobs(MAX)
@@ -86,8 +86,10 @@ under_both! {
             .expect("the settings make sense");
         let (report, ()) = during(worker, feed.drained()).await;
         assert_eq!(report.stats.done, JOBS as u64);
+        // If two halves took turns, each exchange would carry half: there would be twice as many. A busy machine may keep
+        // a job from beginning for so long that it is not waited for.
         let batches = recording.batches().len();
-        assert!(batches <= JOBS / MAX * 3 / 2, "{batches} exchanges for {JOBS} jobs, {MAX} at once");
+        assert!(batches <= JOBS / MAX * 9 / 5, "{batches} exchanges for {JOBS} jobs, {MAX} at once");
     }
 
     /// Nor do short jobs wait for one that is long, but for a moment.
