@@ -16,8 +16,9 @@ use redis::{Pipeline, Value};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::codec::dates::date;
 use super::codec::sidekiq::Times;
-use super::exchange::{array, bytes, civil};
+use super::exchange::{array, bytes};
 use super::failure::{failed, nonsense};
 use super::link::{PRUNE, send};
 use super::{Redis, Shared, due, keys};
@@ -277,7 +278,7 @@ struct Minute {
 impl Minute {
     fn of(now: SystemTime) -> Self {
         let minutes = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
-        Self { date: civil(minutes / 1440), hour: minutes / 60 % 24, minute: minutes % 60 }
+        Self { date: date(minutes / 1440), hour: minutes / 60 % 24, minute: minutes % 60 }
     }
 
     /// Where runs are counted, and for how many seconds that stands: by the minute, and in Sidekiq 8 by ten minutes too.

@@ -13,7 +13,7 @@ use super::codec::{Failure, sidekiq};
 use super::exchange::{self, Answer, DOING, Lapses, MOST, RECLAIM, Taken, Verdict};
 use super::held::Hand;
 use super::link::EXCHANGE;
-use super::watch::{MAX_WATCHED, Watch};
+use super::watch::Watch;
 use super::{Shared, due};
 use crate::backend::wall_clock;
 use crate::error::Error;
@@ -199,7 +199,7 @@ impl Session {
         let mut rejected: Vec<_> = Vec::new();
         for token in &refused {
             if let Some(hand) = tag_of(token).and_then(|tag| self.shared.hands.get(tag)) {
-                let raw = self.dead(&hand.raw, &hand.queue, hand.keep_dead, CANCELLED, hand.attempt);
+                let raw = self.dead_in_hand(&hand, CANCELLED);
                 rejected.push((*token, Verdict::End { raw }));
             }
         }
@@ -229,15 +229,17 @@ impl Session {
         keep.then(|| self.shared.layout.dead(raw, &failure))
     }
 
+    fn dead_in_hand(&self, hand: &Hand, reason: &str) -> Option<Vec<u8>> {
+        self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt)
+    }
+
     /// What a settlement means for a job in hand.
     fn verdict(&self, hand: &Hand, settled: &Settled) -> Verdict {
         let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
         match settled.settlement {
             Settlement::Ack if hand.marked => Verdict::MarkedDone,
             Settlement::Ack => Verdict::Done,
-            Settlement::Reject => {
-                Verdict::Dead { raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) }
-            }
+            Settlement::Reject => Verdict::Dead { raw: self.dead_in_hand(hand, reason) },
             Settlement::Release { after } => Verdict::Back { after },
             Settlement::Retry { after } => self.retry(hand, reason, after),
         }
@@ -245,12 +247,10 @@ impl Session {
 
     fn retry(&self, hand: &Hand, reason: &str, after: Duration) -> Verdict {
         let now = wall_clock();
-        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
         if hand.give_up_at.is_some_and(|at| at <= now) {
-            return Verdict::Dead {
-                raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt),
-            };
+            return Verdict::Dead { raw: self.dead_in_hand(hand, reason) };
         }
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
         let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
             // It was understood when it was taken.
             return Verdict::Back { after };
@@ -315,9 +315,7 @@ impl Session {
     /// The queues to wait for: those wanted, or all that there are.
     async fn queues(&self, wanted: &FetchRequest) -> Result<Vec<Queue>, Error> {
         if !wanted.queues.is_empty() {
-            let mut queues = wanted.queues.clone();
-            queues.truncate(MAX_WATCHED);
-            return Ok(queues);
+            return Ok(wanted.queues.clone());
         }
         let mut connection = self.connection.clone();
         due::all_queues(&mut connection, &self.shared.keys).await

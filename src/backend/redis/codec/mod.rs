@@ -7,7 +7,7 @@
 //! hold strings that are no UTF-8.
 
 mod args;
-mod dates;
+pub(super) mod dates;
 mod edit;
 mod json;
 mod mark;
