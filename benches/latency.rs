@@ -8,7 +8,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Table, idle, install_recorder, pick_up};
+use support::{Table, idle, install_recorder, pick_up, spread};
 use tidegate::Memory;
 
 fn main() {
@@ -20,12 +20,10 @@ fn main() {
     let queue = Memory::new();
     // Long enough for every thread to fall asleep.
     let times = runtime.block_on(pick_up(queue.intake(), &queue, jobs, |_| Duration::from_millis(2)));
-    let at = |part: f64| {
-        format!("{:.1}", times[((times.len() - 1) as f64 * part) as usize].as_nanos() as f64 / 1e3)
-    };
+    let [middle, most, max] = spread(&times).map(|time| format!("{time:.1}"));
     let mut table =
         Table::new(&format!("idle pick-up over memory, {jobs} jobs"), &["", "p50 us", "p99 us", "max us"]);
-    table.row(&["enqueue to start".to_owned(), at(0.5), at(0.99), at(1.0)]);
+    table.row(&["enqueue to start".to_owned(), middle, most, max]);
     table.print();
 
     let (cpu, resident) = runtime.block_on(idle(Memory::new().intake(), time));

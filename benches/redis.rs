@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use servers::{Options, RedisServer};
-use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up};
+use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, spread};
 use tidegate::backend::redis::Redis;
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::runtime::{Builder, Runtime};
@@ -226,13 +226,8 @@ fn latency(server: &RedisServer, ticks: usize) {
     let pause = |turn: usize| Duration::from_millis(3 + turn as u64 % 7);
     let ours = runtime().block_on(pick_up(jobs.intake(), &producer, ticks, pause));
     for (name, took) in [("bare BLMOVE", bare), ("worker", ours)] {
-        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
-        table.row(&[
-            name.to_owned(),
-            format!("{:.0}", at(0.5)),
-            format!("{:.0}", at(0.99)),
-            format!("{:.0}", at(1.0)),
-        ]);
+        let [middle, most, max] = spread(&took).map(|time| format!("{time:.0}"));
+        table.row(&[name.to_owned(), middle, most, max]);
     }
     table.print();
 }

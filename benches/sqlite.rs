@@ -12,7 +12,7 @@ mod support;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up};
+use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, spread};
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::runtime::{Builder, Runtime};
@@ -141,13 +141,8 @@ fn main() {
     let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
     for (name, across) in [("by the same handle", false), ("by another", true)] {
         let took = runtime().block_on(pick_up_of(ticks, across));
-        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
-        table.row(&[
-            name.to_owned(),
-            format!("{:.0}", at(0.5)),
-            format!("{:.0}", at(0.99)),
-            format!("{:.0}", at(1.0)),
-        ]);
+        let [middle, most, max] = spread(&took).map(|time| format!("{time:.0}"));
+        table.row(&[name.to_owned(), middle, most, max]);
     }
     table.print();
     let (cpu, _) =

@@ -128,7 +128,8 @@ pub struct Counts {
     /// Ended without being done since a newer job had taken their place ([`Clash::ReplacePayload`](crate::Clash)), for
     /// as long as `done` is counted. They are not among the done.
     pub superseded: u64,
-    /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is, or nothing says when.
+    /// Since when the first of those that are ready has been so, by the wall clock. `None` when none is, or nothing says
+    /// when.
     pub ready_since: Option<SystemTime>,
 }
 

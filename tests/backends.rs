@@ -117,6 +117,7 @@ macro_rules! suite {
                     a_settlement_after_the_lease_ran_out_changes_nothing,
                     an_old_tag_changes_nothing_when_the_job_is_with_another,
                     a_lost_lease_can_not_be_renewed,
+                    of_many_leases_that_ran_out_none_counts,
                     answers_come_in_the_order_of_the_tags,
                     reclaiming_says_how_many_and_takes_no_more_than_asked,
                     a_job_that_kills_its_workers_ends_in_the_dead_letters,

@@ -5,6 +5,8 @@
 //! jobs, hundreds of faults, outages of a minute.
 
 mod faults;
+#[path = "support/heap.rs"]
+mod heap;
 #[path = "redis/mod.rs"]
 mod redis;
 

@@ -10,6 +10,9 @@ mod fixture;
 mod node;
 #[path = "peers/mod.rs"]
 mod peers;
+#[cfg(feature = "cli")]
+#[path = "resque/program.rs"]
+mod program;
 #[path = "redis/mod.rs"]
 mod redis;
 #[path = "resque/workers.rs"]

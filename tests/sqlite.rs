@@ -14,6 +14,8 @@ mod flat;
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "support/heap.rs"]
+mod heap;
 #[path = "sqlite/kept.rs"]
 mod kept;
 #[path = "sqlite/migrate.rs"]

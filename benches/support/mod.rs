@@ -94,6 +94,14 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// The middle one of these sorted times, the one that a hundredth exceed, and the longest; in microseconds.
+pub(crate) fn spread(sorted: &[Duration]) -> [f64; 3] {
+    [0.5, 0.99, 1.0].map(|part| {
+        let at = ((sorted.len() - 1) as f64 * part) as usize;
+        sorted[at].as_secs_f64() * 1e6
+    })
+}
+
 /// A table for a person.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

@@ -332,3 +332,58 @@ impl Loop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOW: Duration = Duration::from_millis(2);
+    const BRIEF: Duration = Duration::from_micros(10);
+
+    /// The second half of the slots has ended while the first was settled, and waits for what the answer has brought.
+    #[test]
+    fn what_has_ended_waits_for_what_has_just_begun() {
+        let (mut gathering, now) = (Gathering::default(), Instant::now());
+        let before = gathering.began();
+        gathering.ended(before, BRIEF);
+        assert_eq!(gathering.until(), None, "nothing is known of the source so far");
+        gathering.answered(SLOW, now);
+        assert_eq!(gathering.until(), None, "nothing has begun");
+        let fresh = [gathering.began(), gathering.began()];
+        assert_eq!(gathering.until(), Some(now + GATHERING));
+        gathering.ended(before, BRIEF); // one of those before
+        gathering.ended(fresh[0], BRIEF);
+        assert_eq!(gathering.until(), Some(now + GATHERING));
+        gathering.ended(fresh[1], BRIEF);
+        assert_eq!(gathering.until(), None, "all are there");
+    }
+
+    #[test]
+    fn nobody_waits_for_long_jobs_or_where_an_exchange_is_short() {
+        for (took, ran) in [(SLOW, SLOW / SHORT), (SLOW, SLOW * 9), (SLOW_EXCHANGE / 2, Duration::ZERO)] {
+            let (mut gathering, now) = (Gathering::default(), Instant::now());
+            let before = gathering.began();
+            gathering.ended(before, ran);
+            gathering.answered(took, now);
+            gathering.began();
+            assert_eq!(gathering.until(), None, "{took:?}, {ran:?}");
+            // What ran longest counts until the next answer only.
+            gathering.answered(SLOW, now);
+            gathering.began();
+            assert_eq!(gathering.until(), Some(now + GATHERING));
+        }
+    }
+
+    #[test]
+    fn a_batch_goes_when_the_moment_is_over_though_some_have_not_ended() {
+        let (mut unsettled, now) = (Unsettled::default(), Instant::now());
+        unsettled.push(7);
+        unsettled.gathering.answered(SLOW, now);
+        unsettled.gathering.began();
+        let mut places = Vec::new();
+        assert!(!unsettled.is_due(now) && !unsettled.next(now, &mut places));
+        assert_eq!(unsettled.not_before(), Some(now + GATHERING), "the loop's timer is set to it");
+        assert!(unsettled.next(now + GATHERING, &mut places));
+        assert_eq!(places, [7]);
+    }
+}

@@ -95,6 +95,7 @@ std::thread_local! {
 }
 
 /// From now on, in this test, a second is the `part`-th part of one.
+#[cfg(feature = "redis")]
 pub(crate) fn shorten_seconds(part: u32) {
     SCALE.set(part);
 }

@@ -118,6 +118,21 @@ pub(crate) async fn an_old_tag_changes_nothing_when_the_job_is_with_another(f: F
     f.finish().await;
 }
 
+/// However many run out at once, and however few of them are taken back at a time.
+pub(crate) async fn of_many_leases_that_ran_out_none_counts(f: Fixture) {
+    needs!(f, leases);
+    const JOBS: usize = 3_000;
+    f.producer.enqueue((0..JOBS).map(|_| job("a")).collect()).await.expect("enqueued");
+    let mut held = Vec::new();
+    while held.len() < JOBS {
+        held.extend(f.take(JOBS).await);
+    }
+    f.pass(too_long(&f)).await;
+    let last = held.last().expect("there are many").tag;
+    assert!(!f.settle(last, Settlement::Ack).await, "the last of them");
+    assert_eq!(f.renew(&[held[JOBS - 2].tag]).await, [Renewal::Lost]);
+}
+
 pub(crate) async fn a_lost_lease_can_not_be_renewed(f: Fixture) {
     needs!(f, leases);
     f.push(job("a")).await;

@@ -73,6 +73,6 @@ async fn escape_sequences_in_lines_reach_no_terminal_either() {
     assert_eq!((ran.code(), ran.stdout()), (1, "1\n".into()));
     assert_eq!(ran.stderr().lines().count(), 7, "{}", ran.stderr());
     assert_harmless(&ran.stderr());
-    let secret = place.run(["stats", "-s", "redis://user:hunter2@host/0"]);
+    let secret = place.run(["stats", "-s", "amqp://user:hunter2@host/0"]);
     assert!(secret.code() == 2 && !secret.stderr().contains("hunter2"), "{}", secret.stderr());
 }

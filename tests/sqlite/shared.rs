@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use tidegate::backend::sqlite::Sqlite;
+use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Settled, Settlement, Source};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -34,6 +34,36 @@ async fn a_waiting_fetch_hears_of_a_job_that_another_handle_enqueued() {
     assert_eq!(waiting.join_next().await.expect("a task").expect("no panic").len(), 1);
     // It looks every 40 ms, and must not wait for its 60 s. How soon it is exactly, a bench says.
     assert!(enqueued.elapsed() < Duration::from_secs(10));
+}
+
+/// At whichever moment the other handle commits, be it between the look that finds nothing and the wait that follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_moment_is_missed_at_which_another_handle_enqueues() {
+    let folder = Folder::new();
+    let open =
+        || Sqlite::builder(folder.file("jobs")).durability(Durability::Normal).open().expect("the file");
+    let (here, there) = (open(), open());
+    let mut late = 0;
+    for round in 0..300 {
+        let mut waiting = JoinSet::new();
+        let handle = here.clone();
+        waiting.spawn(async move {
+            let taken = handle.fetch(&wanted(1, Duration::from_secs(2)), &CancellationToken::new()).await;
+            taken.expect("fetched")
+        });
+        for _ in 0..round % 30 {
+            tokio::task::yield_now().await;
+        }
+        there.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+        let mut taken = waiting.join_next().await.expect("a task").expect("no panic");
+        if taken.is_empty() {
+            late += 1;
+            taken = here.fetch(&wanted(1, Duration::ZERO), &CancellationToken::new()).await.expect("fetched");
+        }
+        let settled = Settled::new(taken[0].tag, Settlement::Ack);
+        assert!(here.settle(&[settled]).await.expect("settled").0.is_empty());
+    }
+    assert_eq!(late, 0, "so many of 300 jobs were found by nobody who waited for them");
 }
 
 /// Four handles take and settle at once what others enqueue: each job goes to one of them.

@@ -72,25 +72,7 @@ under_both! {
         assert_bound(dispatcher, 1, 0).await;
     }
 
-    /// Where an exchange takes far longer than a job, no two parts of the jobs take turns: each exchange carries all.
-    async fn short_jobs_of_a_slow_source_go_together(dispatcher) {
-        const JOBS: usize = 400;
-        const MAX: usize = 8;
-        let feed = Feed::new().with(jobs(JOBS)).shared();
-        let recording = Recording::around(SlowToSettle::by(Duration::from_millis(2), feed.clone()));
-        let fusing = Fusing::around(recording.clone());
-        let worker = Worker::builder(Intake::fixed(fusing), brief(&Inside::default()))
-            .max_concurrent_jobs(MAX)
-            .dispatcher(dispatcher)
-            .build()
-            .expect("the settings make sense");
-        let (report, ()) = during(worker, feed.drained()).await;
-        assert_eq!(report.stats.done, JOBS as u64);
-        let batches = recording.batches().len();
-        assert!(batches <= JOBS / MAX * 3 / 2, "{batches} exchanges for {JOBS} jobs, {MAX} at once");
-    }
-
-    /// Nor do short jobs wait for one that is long, but for a moment.
+    /// Short jobs do not wait for one that is long, but for a moment.
     async fn a_long_job_among_short_ones_holds_up_none(dispatcher) {
         const JOBS: usize = 200;
         let feed = Feed::new().with(jobs(JOBS)).shared();

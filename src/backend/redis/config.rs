@@ -183,6 +183,7 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
     let Some((address, query)) = builder.url.split_once('?') else { return Ok(builder.url.clone()) };
     let (address, query) = (address.to_owned(), query.to_owned());
     let by_socket = address.starts_with("redis+unix:");
+    let by_sentinels = Sentinels::are_in(&address);
     let mut left = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -190,11 +191,12 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
             "layout" => builder.layout = layout_of(value)?,
             "prefix" => builder.prefix = Some(plain(value)?),
             "db" | "user" | "pass" if by_socket => left.push(pair),
+            "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
             // Without its name, which may be a part of a password that should have been escaped.
             _ => {
                 return Err(Error::invalid(
                     "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque and \
-                     prefix=PREFIX, and by a socket db, user and pass",
+                     prefix=PREFIX, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
                 ));
             }
         }

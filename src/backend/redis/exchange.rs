@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use redis::{Cmd, Value};
 
+use super::codec::dates::date;
 use super::failure::nonsense;
 use super::keys::Keys;
 use super::link::EXCHANGE;
@@ -121,21 +122,8 @@ pub(super) fn millis(time: Duration) -> u64 {
 /// The day in the names of the counters, by UTC.
 pub(super) fn today(now: SystemTime) -> String {
     let days = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date(days);
     format!("{year:04}-{month:02}-{day:02}")
-}
-
-/// Year, month and day of the given day after the first of 1970, in the Gregorian calendar: counted from the first of
-/// March of the year 0, in which four centuries have 146,097 days and the months from March on 153 days every five.
-pub(super) fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// What is answered.

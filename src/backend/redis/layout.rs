@@ -26,9 +26,10 @@ pub enum Layout {
     /// and numbers of attempts are refused. Dead jobs are the list `failed`, which has no bounds unless
     /// [`max_dead`](super::RedisBuilder::max_dead) sets one.
     ///
-    /// A worker stands in the list of workers while it runs, always as idle: what a busy one does is entered there by
-    /// its name, of which it has one, and it does many things at once. And Resque counts a job that is entered there as
-    /// failed when the worker is gone, while it has long been with another.
+    /// With a [`Presence`](crate::service::Presence) a worker stands in the list of workers while it runs, always as
+    /// idle: what a busy one does is entered there by its name, of which it has one, and it does many things at once.
+    /// And Resque counts a job that is entered there as failed when the worker is gone, while it has long been with
+    /// another.
     Resque,
 }
 

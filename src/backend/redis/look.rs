@@ -405,7 +405,8 @@ impl Inspect for Redis {
 
     /// In the order in which a queue is taken from, and those that wait by their time. What comes and goes meanwhile
     /// may be missed or come twice. What stands behind a job is looked for from the beginning on, so it takes the longer
-    /// the farther down that is.
+    /// the farther down that is. In Resque's layout, nothing says since when a job is in its queue: behind one that has
+    /// gone, that list begins anew.
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
         let Some(after) = wanted.after.map(Position::parts) else {
             return self.walk(wanted, |_| true).await;

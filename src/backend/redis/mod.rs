@@ -21,7 +21,6 @@
 // waits; `presence` tells Sidekiq's pages of a worker; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
-#[allow(dead_code, reason = "the codec understands more of a job than is asked for yet")]
 pub(crate) mod codec;
 mod config;
 mod due;
@@ -80,11 +79,11 @@ const SCHEME: &str = "redis";
 /// ```no_run
 /// # async fn example() -> Result<(), tidegate::Error> {
 /// use tidegate::backend::redis::Redis;
-/// use tidegate::{Enqueue, NewJob, Registry, Shutdown, Worker};
+/// use tidegate::{Context, Enqueue, NewJob, Registry, Shutdown, Worker};
 ///
 /// let jobs = Redis::open("redis://127.0.0.1/")?;
 /// jobs.enqueue(vec![NewJob::json("HardJob", &(1, "two"))?]).await?;
-/// let registry = Registry::new().handle("HardJob", |_, (number, text): (i64, String)| async move {
+/// let registry = Registry::new().handle("HardJob", |(number, text): (i64, String), _: Context| async move {
 ///     println!("{number} {text}");
 /// });
 /// Worker::builder(jobs.intake(), registry).build()?.run(Shutdown::new()).await;
@@ -179,29 +178,10 @@ impl Redis {
         Intake::new(Arc::new(self.clone())).renewed_by(Arc::new(self.clone()))
     }
 
-    /// Takes this handle out of the list of workers that Resque's pages show. To be called when the workers that took
-    /// jobs through it have ended; who does not stands there for some five minutes more, until somebody sees that it
-    /// does not live. In Sidekiq's layout it does nothing.
-    ///
-    /// # Errors
-    /// When the server can't be reached.
-    ///
-    /// # Cancel safety
-    /// Some of it may have been done.
-    pub async fn sign_off(&self) -> Result<(), Error> {
-        if self.0.keys.workers.is_empty() {
-            return Ok(());
-        }
-        let mut connection = self.0.dial.connect().await?;
-        self.0.roll.sign_off(&mut connection, &self.0.keys).await
-    }
-
     /// All its verbs.
     pub fn backend(&self) -> Backend {
         let mut backend = Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()));
-        if self.0.layout == Layout::Sidekiq {
-            backend.announce = Some(Arc::new(self.clone()));
-        }
+        backend.announce = Some(Arc::new(self.clone()));
         backend
     }
 }

@@ -1,4 +1,4 @@
-//! A worker as Sidekiq's Web UI and API see one: in the set of processes, with what it is at, what has run, and a list
+//! A worker as Sidekiq's Web UI and API see one (as Resque's do, it is in `roll`): in the set of processes, with what it is at, what has run, and a list
 //! through which it is told to be quiet, to stop, or to say what it is at.
 //!
 //! All is told in one transaction, so nobody sees half of it. Sidekiq from 7 on looks for the work at `IDENTITY:work`,
@@ -16,10 +16,13 @@ use redis::{Pipeline, Value};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::codec::dates::date;
 use super::codec::sidekiq::Times;
-use super::exchange::{array, bytes, civil};
+use super::exchange::{array, bytes};
 use super::failure::{failed, nonsense};
+use super::layout::Layout;
 use super::link::{PRUNE, send};
+use super::roll::Listed;
 use super::{Redis, Shared, due, keys};
 use crate::announce::{Announce, Identity, KindRuns, Notice, Request, Runs};
 use crate::error::Error;
@@ -65,6 +68,9 @@ impl fmt::Debug for Announcer {
 #[async_trait]
 impl Connect<dyn Announce> for Redis {
     async fn connect(&self) -> Result<Arc<dyn Announce>, Error> {
+        if self.0.layout == Layout::Resque {
+            return Ok(Arc::new(Listed::connect(self.0.clone()).await?));
+        }
         let connection = self.0.dial.connect().await?;
         Ok(Arc::new(Announcer { shared: self.0.clone(), connection, pruned_at: Default::default() }))
     }
@@ -277,7 +283,7 @@ struct Minute {
 impl Minute {
     fn of(now: SystemTime) -> Self {
         let minutes = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
-        Self { date: civil(minutes / 1440), hour: minutes / 60 % 24, minute: minutes % 60 }
+        Self { date: date(minutes / 1440), hour: minutes / 60 % 24, minute: minutes % 60 }
     }
 
     /// Where runs are counted, and for how many seconds that stands: by the minute, and in Sidekiq 8 by ten minutes too.

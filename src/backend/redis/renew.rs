@@ -62,8 +62,6 @@ impl Renewer {
 #[async_trait]
 impl Renew for Renewer {
     async fn renew(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
-        // While all slots are busy, nobody else does it.
-        self.shared.roll.beat(&mut self.connection.clone(), &self.shared.keys).await;
         let mut renewals = Vec::with_capacity(tags.len());
         for part in tags.chunks(MOST) {
             renewals.extend(self.renew_part(part).await?);

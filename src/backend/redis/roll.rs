@@ -4,17 +4,22 @@
 //! its own and whose process is none of Resque's. So ours beats every minute, and what stands for its host is no host of
 //! Resque's. Its jobs are not entered there: they have leases.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
+use super::Shared;
 use super::codec::dates;
 use super::exchange::array;
 use super::failure::nonsense;
 use super::keys::Keys;
 use super::link::send;
+use crate::announce::{Announce, Identity, Notice, Request, Runs};
 use crate::error::Error;
 use crate::job::Queue;
 use crate::sync::{Mutex, lock};
@@ -46,40 +51,80 @@ impl Roll {
         lock(&self.0).name.clone()
     }
 
+    /// The same while it stands in the list. What is counted under the name of another would stay there for ever.
+    pub(super) fn entered(&self) -> String {
+        let state = lock(&self.0);
+        if state.beaten.is_some() { state.name.clone() } else { String::new() }
+    }
+
     /// From now on it takes from these queues; none are all. Only the first call counts.
-    pub(super) fn takes_from(&self, queues: &[Queue], number: u64) {
+    pub(super) fn takes_from<'q>(&self, queues: impl IntoIterator<Item = &'q Queue>, number: u64) {
         let mut state = lock(&self.0);
         if state.name.is_empty() {
-            let names: Vec<&str> = queues.iter().map(Queue::as_str).collect();
+            let names: Vec<&str> = queues.into_iter().map(Queue::as_str).collect();
             let queues = if names.is_empty() { "*".to_owned() } else { names.join(",") };
             state.name = format!("{}{MARK}{number:08x}:{}:{queues}", host(), std::process::id());
         }
     }
 
-    /// Whether it is time for a beat, which the caller then sees to.
-    fn takes_turn(&self) -> Option<(String, bool)> {
-        let mut state = lock(&self.0);
+    /// Beats if it is time, and enters the list at the first time.
+    async fn beat(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Error> {
+        let (name, beaten) = {
+            let state = lock(&self.0);
+            (state.name.clone(), state.beaten)
+        };
         let now = Instant::now();
-        let first = state.beaten.is_none();
-        let due = state.beaten.is_none_or(|beaten| now.duration_since(beaten) >= BEAT);
-        if state.name.is_empty() || !due {
-            return None;
+        if beaten.is_some_and(|beaten| now.duration_since(beaten) < BEAT) {
+            return Ok(());
         }
-        state.beaten = Some(now);
-        Some((state.name.clone(), first))
+        enter(connection, keys, &name, beaten.is_none()).await?;
+        lock(&self.0).beaten = Some(now);
+        Ok(())
     }
 
-    /// Beats if it is time, and enters the list at the first time. What fails is done with the next beat.
-    pub(super) async fn beat(&self, connection: &mut MultiplexedConnection, keys: &Keys) {
-        if keys.workers.is_empty() {
-            return;
-        }
-        if let Some((name, first)) = self.takes_turn()
-            && enter(connection, keys, &name, first).await.is_err()
-            && first
-        {
-            lock(&self.0).beaten = None;
-        }
+    /// Leaves the list; whoever takes jobs through this handle again enters it again.
+    async fn leave(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Error> {
+        let name = {
+            let mut state = lock(&self.0);
+            state.beaten = None;
+            std::mem::take(&mut state.name)
+        };
+        if name.is_empty() { Ok(()) } else { leave(connection, keys, &name).await }
+    }
+}
+
+/// One session in which a worker stands in the list.
+pub(super) struct Listed {
+    shared: Arc<Shared>,
+    connection: MultiplexedConnection,
+}
+
+impl Listed {
+    pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
+        let connection = shared.dial.connect().await?;
+        Ok(Self { shared, connection })
+    }
+}
+
+impl fmt::Debug for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listed").field("target", &self.shared.dial.target).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Announce for Listed {
+    /// Of the notice it tells the queues. Nothing is ever asked: Resque's pages have no buttons for that.
+    async fn announce(&self, notice: &Notice) -> Result<Vec<Request>, Error> {
+        let Shared { roll, keys, hands, .. } = &*self.shared;
+        roll.takes_from(notice.queues.iter().map(|(queue, _)| queue), hands.session() >> 32);
+        roll.beat(&mut self.connection.clone(), keys).await?;
+        Ok(Vec::new())
+    }
+
+    /// What has run was counted as it was settled.
+    async fn withdraw(&self, _who: &Identity, _runs: &Runs, _now: SystemTime) -> Result<(), Error> {
+        self.shared.roll.leave(&mut self.connection.clone(), &self.shared.keys).await
     }
 }
 
@@ -139,22 +184,6 @@ async fn remove_dead(
         }
     }
     Ok(())
-}
-
-impl Roll {
-    /// Leaves the list; whoever takes jobs through this handle again enters it again.
-    pub(super) async fn sign_off(
-        &self,
-        connection: &mut MultiplexedConnection,
-        keys: &Keys,
-    ) -> Result<(), Error> {
-        let name = {
-            let mut state = lock(&self.0);
-            state.beaten = None;
-            std::mem::take(&mut state.name)
-        };
-        if name.is_empty() { Ok(()) } else { leave(connection, keys, &name).await }
-    }
 }
 
 /// Takes a worker out of the list, with all that stands there of it.

@@ -15,7 +15,7 @@ use super::held::Hand;
 use super::layout::Layout;
 use super::link::EXCHANGE;
 use super::parked::Parked;
-use super::watch::{MAX_WATCHED, Watch};
+use super::watch::Watch;
 use super::{Shared, due};
 use crate::backend::wall_clock;
 use crate::error::Error;
@@ -206,7 +206,7 @@ impl Session {
         let mut rejected: Vec<_> = Vec::new();
         for token in &refused {
             if let Some(hand) = tag_of(token).and_then(|tag| self.shared.hands.get(tag)) {
-                let raw = self.dead(&hand.raw, &hand.queue, hand.keep_dead, CANCELLED, hand.attempt);
+                let raw = self.dead_in_hand(&hand, CANCELLED);
                 rejected.push((*token, Verdict::End { raw }));
             }
         }
@@ -242,15 +242,17 @@ impl Session {
         keep.then(|| self.shared.layout.dead(raw, &self.worker(), &failure))
     }
 
+    fn dead_in_hand(&self, hand: &Hand, reason: &str) -> Option<Vec<u8>> {
+        self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt)
+    }
+
     /// What a settlement means for a job in hand.
     fn verdict(&self, hand: &Hand, settled: &Settled) -> Verdict {
         let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
         match settled.settlement {
             Settlement::Ack if hand.marked => Verdict::MarkedDone,
             Settlement::Ack => Verdict::Done,
-            Settlement::Reject => {
-                Verdict::Dead { raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt) }
-            }
+            Settlement::Reject => Verdict::Dead { raw: self.dead_in_hand(hand, reason) },
             Settlement::Release { after } if after.is_zero() || self.shared.layout == Layout::Sidekiq => {
                 Verdict::Back { after }
             }
@@ -268,12 +270,10 @@ impl Session {
             };
         }
         let now = wall_clock();
-        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
         if hand.give_up_at.is_some_and(|at| at <= now) {
-            return Verdict::Dead {
-                raw: self.dead(&hand.raw, &hand.queue, hand.keep_dead, reason, hand.attempt),
-            };
+            return Verdict::Dead { raw: self.dead_in_hand(hand, reason) };
         }
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
         let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
             // It was understood when it was taken.
             return Verdict::Back { after };
@@ -297,7 +297,7 @@ impl Source for Session {
             return Ok(Vec::new());
         }
         let deadline = later(Instant::now(), wanted.wait);
-        self.attend(wanted).await;
+        self.attend(wanted);
         loop {
             let bell = self.shared.bell.notified();
             let (taken, due) = self.take(wanted).await?;
@@ -331,17 +331,16 @@ impl Source for Session {
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
-        self.attend(wanted).await;
+        self.attend(wanted);
         self.apply(settled, Some(wanted)).await
     }
 }
 
 impl Session {
-    /// Stands in the list of workers, where there is one.
-    async fn attend(&self, wanted: &FetchRequest) {
+    /// Says in whose name it takes, where workers have names.
+    fn attend(&self, wanted: &FetchRequest) {
         if self.shared.layout == Layout::Resque {
             self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
-            self.shared.roll.beat(&mut self.connection.clone(), &self.shared.keys).await;
         }
     }
 
@@ -354,16 +353,14 @@ impl Session {
     fn counted_as(&self) -> String {
         match self.shared.layout {
             Layout::Sidekiq => exchange::today(wall_clock()),
-            Layout::Resque => self.worker(),
+            Layout::Resque => self.shared.roll.entered(),
         }
     }
 
     /// The queues to wait for: those wanted, or all that there are.
     async fn queues(&self, wanted: &FetchRequest) -> Result<Vec<Queue>, Error> {
         if !wanted.queues.is_empty() {
-            let mut queues = wanted.queues.clone();
-            queues.truncate(MAX_WATCHED);
-            return Ok(queues);
+            return Ok(wanted.queues.clone());
         }
         let mut connection = self.connection.clone();
         due::all_queues(&mut connection, &self.shared.keys).await

@@ -24,7 +24,7 @@ use crate::job::Queue;
 use crate::sync::{Mutex, lock};
 
 /// The most queues that are watched, each by a connection; the others are looked at once a second.
-pub(super) const MAX_WATCHED: usize = 64;
+const MAX_WATCHED: usize = 64;
 
 /// How long the server waits before it answers with nothing: an answer is due by then, so that a connection whose other
 /// end is gone is noticed by its silence.

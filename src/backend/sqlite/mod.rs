@@ -65,7 +65,6 @@ mod unheard;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -235,9 +234,9 @@ impl Sqlite {
         }
     }
 
-    /// Waits until another process has changed the file.
-    async fn changed_by_others(&self) {
-        let Ok(before) = self.version() else { return std::future::pending().await };
+    /// Waits until another process has changed the file since it had this version.
+    async fn changed_since(&self, before: rusqlite::Result<i64>) {
+        let Ok(before) = before else { return std::future::pending().await };
         loop {
             sleep(self.0.watch_every).await;
             // If it can't be read, whoever looks next says why.
@@ -262,10 +261,10 @@ impl Source for Sqlite {
             return Ok(Vec::new());
         }
         let deadline = later(Instant::now(), wanted.wait);
-        let mut changed = pin!(self.changed_by_others());
         loop {
-            // From here on it hears whenever all listeners are told, before it is first polled too.
-            let bell = self.0.gate.bell.notified();
+            // From here on it hears whenever all listeners are told, before it is first polled too; and whatever another
+            // process does from here on is a change, be it done after the look and before anybody waits.
+            let (bell, before) = (self.0.gate.bell.notified(), self.version());
             let (taken, next) = self.look(wanted.clone()).await?;
             if !taken.is_empty() || Instant::now() >= deadline {
                 return Ok(taken);
@@ -274,7 +273,7 @@ impl Source for Sqlite {
                 biased;
                 () = stop.cancelled() => return Ok(Vec::new()),
                 () = bell => {}
-                () = &mut changed => changed.set(self.changed_by_others()),
+                () = self.changed_since(before) => {}
                 () = sleep_until(next.min(deadline)) => {}
             }
         }

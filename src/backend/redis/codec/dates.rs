@@ -96,7 +96,7 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
 }
 
 /// The date so many days after the epoch: year, month and day.
-fn date(days: u64) -> (u64, u64, u64) {
+pub(in super::super) fn date(days: u64) -> (u64, u64, u64) {
     // In eras of 400 years, each of 146,097 days.
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

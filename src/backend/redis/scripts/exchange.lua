@@ -24,9 +24,8 @@ local at = 14
 local function int(number) return string.format('%.0f', number) end
 local function next_arg() at = at + 1; return ARGV[at] end
 
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local seconds = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local now = unique_now
+local seconds = tonumber(unique_time[1]) + tonumber(unique_time[2]) / 1000000
 local function score(after) return string.format('%.6f', seconds + after / 1000) end
 
 local function parts(value)

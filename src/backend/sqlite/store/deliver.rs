@@ -169,11 +169,11 @@ impl Txn<'_> {
         self.advance(now)?;
         let mut stale = Vec::new();
         for one in settled {
-            if one.settlement == Settlement::Ack && self.delete_plain(one.tag)? {
+            if one.settlement == Settlement::Ack && self.delete_plain(one.tag, now)? {
                 self.counters.done += 1;
                 continue;
             }
-            match self.leased(one.tag)? {
+            match self.leased(one.tag, now)? {
                 Some(job) => self.settle_one(&job, one, now)?,
                 None if self.heard_late(one.tag)? => {}
                 None => stale.push(one.tag),
@@ -183,21 +183,22 @@ impl Txn<'_> {
     }
 
     /// Most jobs that are done have no key, were not tried before and are not kept: they can be deleted unseen.
-    fn delete_plain(&self, tag: Tag) -> rusqlite::Result<bool> {
+    fn delete_plain(&self, tag: Tag, now: Time) -> rusqlite::Result<bool> {
         if tag.session != 0 || !self.settings.keep_done.is_zero() {
             return Ok(false);
         }
         self.connection
             .prepare_cached(
-                "DELETE FROM tidegate_jobs WHERE id = ?1 AND state = 2 AND token = ?2 AND unique_key IS NULL
-                     AND history = 0 AND completed IS NULL",
+                "DELETE FROM tidegate_jobs WHERE id = ?1 AND state = 2 AND token = ?2 AND due > ?3
+                     AND unique_key IS NULL AND history = 0 AND completed IS NULL",
             )?
-            .execute([tag.key.cast_signed(), tag.token.cast_signed()])
+            .execute(params![tag.key.cast_signed(), tag.token.cast_signed(), now])
             .map(|deleted| deleted > 0)
     }
 
-    /// The job of a delivery that may still be settled.
-    fn leased(&self, tag: Tag) -> rusqlite::Result<Option<Stand>> {
+    /// The job of a delivery that may still be settled. Of many leases that ran out at once, some may not have been taken
+    /// back yet.
+    fn leased(&self, tag: Tag, now: Time) -> rusqlite::Result<Option<Stand>> {
         if tag.session != 0 {
             return Ok(None);
         }
@@ -205,9 +206,9 @@ impl Txn<'_> {
             .prepare_cached(concat!(
                 "SELECT ",
                 stand_columns!(),
-                " FROM tidegate_jobs WHERE id = ?1 AND state = ?2 AND token = ?3"
+                " FROM tidegate_jobs WHERE id = ?1 AND state = ?2 AND token = ?3 AND due > ?4"
             ))?
-            .query_row(params![tag.key.cast_signed(), LEASED, tag.token.cast_signed()], stand)
+            .query_row(params![tag.key.cast_signed(), LEASED, tag.token.cast_signed(), now], stand)
             .optional()
     }
 
@@ -275,7 +276,7 @@ impl Txn<'_> {
         let until = now.saturating_add(nanoseconds(self.settings.lease_ttl));
         tags.iter()
             .map(|tag| {
-                let Some(job) = self.leased(*tag)? else { return Ok(Renewal::Lost) };
+                let Some(job) = self.leased(*tag, now)? else { return Ok(Renewal::Lost) };
                 self.connection
                     .prepare_cached("UPDATE tidegate_jobs SET due = ?2 WHERE id = ?1")?
                     .execute(params![job.id, until])?;
