@@ -216,5 +216,7 @@ suite!(sqlite, crate::rows::sqlite, paused = true);
 suite!(redis, crate::rows::redis, paused = false);
 #[cfg(feature = "redis")]
 suite!(resque, crate::rows::resque, paused = false);
+#[cfg(feature = "redis")]
+suite!(plain_pop, crate::rows::plain_pop, paused = false);
 // A store with most verbs taken away, so that the ways around what a row can't do are walked too.
 suite!(crippled_memory, crate::rows::crippled, paused = true);

@@ -10,6 +10,8 @@ mod fixture;
 mod node;
 #[path = "peers/mod.rs"]
 mod peers;
+#[path = "resque/plain.rs"]
+mod plain;
 #[cfg(feature = "cli")]
 #[path = "resque/program.rs"]
 mod program;

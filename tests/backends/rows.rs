@@ -89,6 +89,33 @@ pub(crate) async fn resque() -> Option<Fixture> {
     Some(fixture)
 }
 
+/// The same, popped plainly by a user who may do what apisonator's access list allows.
+#[cfg(feature = "redis")]
+pub(crate) async fn plain_pop() -> Option<Fixture> {
+    use tidegate::backend::redis::{Fetch, Layout, Redis};
+    crate::fixture::shorten_seconds(10);
+    let user = format!("app on >secret ~resque:* {}", crate::redis_server::APISONATOR_MAY);
+    let server = crate::redis_server::Options::new().user(&user).start()?;
+    let url = server.url().replacen("://", "://app:secret@", 1);
+    let redis =
+        Redis::builder(&url).layout(Layout::Resque).fetch(Fetch::PlainPop).open().expect("good settings");
+    let has = Features {
+        leases: false,
+        delayed: false,
+        priorities: false,
+        unique: false,
+        quotas: false,
+        order: true,
+        places: false,
+        attributes: false,
+        history: false,
+        exchange: true,
+    };
+    let mut fixture = Fixture::of(redis.backend(), has, secs(20), REAL_SLACK).await;
+    fixture._kept = Some(Box::new(server));
+    Some(fixture)
+}
+
 /// On a machine that has other things to do too.
 #[cfg(feature = "redis")]
 const REAL_SLACK: Duration = Duration::from_millis(300);

@@ -33,5 +33,5 @@ pub(crate) use client::{Client, Reply};
 pub(crate) use process::{Folder, Process, free_port, is_there, missing, until};
 pub(crate) use proxy::{BOTH_WAYS, Proxy, Way};
 pub(crate) use sentinel::Sentinels;
-pub(crate) use server::{Options, RedisServer, server_is_there};
+pub(crate) use server::{APISONATOR_MAY, Options, RedisServer, server_is_there};
 pub(crate) use tls::Certificates;

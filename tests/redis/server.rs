@@ -49,6 +49,11 @@ pub(crate) struct Options {
     lines: Vec<String>,
 }
 
+/// The commands that apisonator asks an access list for, as that has them.
+pub(crate) const APISONATOR_MAY: &str = "-@all +blpop +llen +lpop +lpush +lrange +ltrim +rpush +sadd +scan +scard +sismember +smembers +srem +sscan +del \
+     +exists +expire +get +mget +set +setex +zadd +zcard +zremrangebyscore +zrevrange +hset +incr +incrby +select +role \
+     +lindex +lrem +lset";
+
 impl Options {
     pub(crate) fn new() -> Self {
         Self::default()

@@ -38,9 +38,7 @@ impl Scene {
     }
 
     pub(crate) async fn fetch(&self, max: usize, queues: &[&str], wait: Duration) -> Vec<Delivery> {
-        let mut wanted = FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), wait);
-        wanted.queues = queues.iter().map(Queue::new).collect();
-        self.source.fetch(&wanted, &CancellationToken::new()).await.expect("fetched")
+        self.source.fetch(&wanted(max, queues, wait), &CancellationToken::new()).await.expect("fetched")
     }
 
     pub(crate) async fn settle(&self, delivery: &Delivery, settlement: Settlement, why: &str) {
@@ -67,6 +65,12 @@ impl Scene {
         assert_eq!(workers.len(), 1, "{workers:?}");
         workers[0].clone()
     }
+}
+
+pub(crate) fn wanted(max: usize, queues: &[&str], wait: Duration) -> FetchRequest {
+    let mut wanted = FetchRequest::new(NonZeroUsize::new(max).expect("not zero"), wait);
+    wanted.queues = queues.iter().map(Queue::new).collect();
+    wanted
 }
 
 /// Waits until it is so, while other tasks go on.

@@ -55,6 +55,22 @@ async fn the_program_leaves_the_list_when_it_ends_with_an_error() {
 }
 
 #[tokio::test]
+async fn the_program_says_at_its_start_what_plain_pop_may_lose() {
+    let Some(scene) = Scene::start().await else { return };
+    let folder = Folder::new();
+    let source = format!("{}?layout=resque&fetch=plain-pop", scene.server.url());
+    let mut program = start(&folder, &source, "");
+    scene.push(NewJob::new("A", "[]").queue("main")).await;
+    until("it has run", || scene.ask(&["GET", "resque:stat:processed"]) == "1");
+    until("it stands there", || scene.ask(&["SCARD", "resque:workers"]) == "1");
+    assert!(program.stop().success(), "{}", program.output());
+    let said: Vec<String> =
+        program.output().lines().filter(|line| line.contains("plain pop")).map(str::to_owned).collect();
+    assert!(matches!(&said[..], [line] if line.contains("WARN") && line.contains("in flight")), "{said:?}");
+    assert_eq!(left(&scene), [""; 0]);
+}
+
+#[tokio::test]
 async fn the_program_stays_out_of_the_list_if_it_is_told_to() {
     let Some(scene) = Scene::start().await else { return };
     let folder = Folder::new();

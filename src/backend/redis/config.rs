@@ -10,7 +10,7 @@ use super::Redis;
 use super::codec::sidekiq::Times;
 use super::exchange::Terms;
 use super::keys::Keys;
-use super::layout::Layout;
+use super::layout::{Fetch, Layout};
 use super::link::{Dial, Host, Way};
 use super::sentinel::Sentinels;
 use crate::backend::check_leases;
@@ -26,6 +26,7 @@ pub struct RedisBuilder {
     pub(super) lease_ttl: Duration,
     pub(super) crash_limit: u32,
     pub(super) layout: Layout,
+    pub(super) fetch: Fetch,
     pub(super) prefix: Option<String>,
     max_dead: Option<usize>,
     pub(super) dead_for: Duration,
@@ -52,6 +53,7 @@ impl RedisBuilder {
             lease_ttl: Duration::from_secs(30),
             crash_limit: 3,
             layout: Layout::Sidekiq,
+            fetch: Fetch::Reliable,
             prefix: None,
             max_dead: None,
             dead_for: Duration::from_secs(180 * 86_400),
@@ -80,6 +82,12 @@ impl RedisBuilder {
     /// Whose keys and payloads jobs have. Default Sidekiq's. What the URL says goes before this.
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// How jobs are taken. Default [`Fetch::Reliable`]. What the URL says goes before this.
+    pub fn fetch(mut self, fetch: Fetch) -> Self {
+        self.fetch = fetch;
         self
     }
 
@@ -141,6 +149,12 @@ impl RedisBuilder {
             return Err(Error::invalid("timeout is 0: it must be above zero"));
         }
         self.url = take_options(&mut self)?;
+        if self.fetch == Fetch::PlainPop && self.layout != Layout::Resque {
+            return Err(Error::invalid(
+                "plain pop is there in Resque's layout only: say layout=resque, or leave plain pop out (Sidekiq sends \
+                 scripts itself, so a server that it works on allows them)",
+            ));
+        }
         let ca = self.authorities()?;
         let (way, target) = if Sentinels::are_in(&self.url) {
             let (sentinels, target) = Sentinels::read(&self.url, ca).ok_or_else(nonsense)?;
@@ -150,7 +164,7 @@ impl RedisBuilder {
             let target = target(&info);
             (Way::Straight(Box::new(Host::new(info, ca.as_deref())?)), target)
         };
-        Ok(Redis::from_parts(&self, Dial::new(way, target, self.timeout)))
+        Ok(Redis::from_parts(&self, Dial::new(way, target, self.timeout, &self.keys())))
     }
 
     /// What the file of authorities says, if there is one.
@@ -189,14 +203,15 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "layout" => builder.layout = layout_of(value)?,
+            "fetch" => builder.fetch = fetch_of(value)?,
             "prefix" => builder.prefix = Some(plain(value)?),
             "db" | "user" | "pass" if by_socket => left.push(pair),
             "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
             // Without its name, which may be a part of a password that should have been escaped.
             _ => {
                 return Err(Error::invalid(
-                    "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque and \
-                     prefix=PREFIX, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
+                    "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque, \
+                     prefix=PREFIX and fetch=reliable|plain-pop, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
                 ));
             }
         }
@@ -209,6 +224,16 @@ fn layout_of(value: &str) -> Result<Layout, Error> {
         "sidekiq" => Ok(Layout::Sidekiq),
         "resque" => Ok(Layout::Resque),
         _ => Err(Error::invalid("the layout in the URL of a Redis server is none: it is sidekiq or resque")),
+    }
+}
+
+fn fetch_of(value: &str) -> Result<Fetch, Error> {
+    match value {
+        "reliable" => Ok(Fetch::Reliable),
+        "plain-pop" => Ok(Fetch::PlainPop),
+        _ => {
+            Err(Error::invalid("the fetch in the URL of a Redis server is none: it is reliable or plain-pop"))
+        }
     }
 }
 
@@ -280,11 +305,22 @@ mod tests {
         assert_eq!(redis.keys().queues, "a:b:queues");
         assert_eq!(open("redis://h?layout=resque").expect("a good URL").keys().queues, "resque:queues");
         assert_eq!(open("redis://h?layout=sidekiq&prefix=x:").expect("a good URL").keys().queues, "x:queues");
+        let plain = open("redis://h?layout=resque&fetch=plain-pop").expect("a good URL").backend();
+        assert!(plain.intake.renew.is_none() && plain.reclaim.is_none());
         let socket = open("redis+unix:///s?db=2&layout=resque").expect("a good URL");
         assert_eq!(socket.dial().target, "redis+unix:///s?db=2");
-        for bad in
-            ["?layout=bull", "?layout", "?secret=1", "?db=1", "?prefix=%zz", "?prefix=%ff", "?protocol=resp3"]
-        {
+        for bad in [
+            "?layout=bull",
+            "?layout",
+            "?fetch=pop",
+            "?fetch=plain-pop",
+            "?fetch=plain-pop&layout=sidekiq",
+            "?secret=1",
+            "?db=1",
+            "?prefix=%zz",
+            "?prefix=%ff",
+            "?protocol=resp3",
+        ] {
             let error = open(&format!("redis://h{bad}")).map(drop).expect_err(bad);
             assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
         }

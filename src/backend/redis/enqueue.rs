@@ -11,7 +11,7 @@ use super::codec::{sidekiq, stable_id};
 use super::exchange::{array, bytes, int, millis};
 use super::failure::nonsense;
 use super::keys::Keys;
-use super::layout::Layout;
+use super::layout::{Fetch, Layout};
 use super::link::ENQUEUE;
 use super::{Redis, SCHEME};
 use crate::backend::wall_clock;
@@ -173,6 +173,18 @@ impl Enqueue for Redis {
         let now = wall_clock();
         let mut entries =
             jobs.iter().map(|job| self.entry(job, now)).collect::<Result<Vec<Entry<'_>>, Error>>()?;
+        if self.0.fetch == Fetch::PlainPop {
+            if entries.iter().any(|entry| entry.at.is_some()) {
+                let what = "delayed jobs with plain pop: nobody would move them to their queues";
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("the backend {SCHEME} has no {what}"),
+                ));
+            }
+            self.push_plainly(&entries).await?;
+            self.0.bell.notify_waiters();
+            return Ok(entries.into_iter().map(|entry| Enqueued::Created(entry.id)).collect());
+        }
         for _ in 0..TRIES {
             let call = call_for(&self.0.keys, &entries);
             let answer = self.0.lane.run(&self.0.dial, DOING, &ENQUEUE, &call).await?;
@@ -186,6 +198,23 @@ impl Enqueue for Redis {
         }
         let what = "other producers replace the same job's payload without a pause";
         Err(Error::new(ErrorKind::Unavailable, format!("{DOING} failed: {what}")))
+    }
+}
+
+impl Redis {
+    /// Without a script, one command after the other.
+    async fn push_plainly(&self, entries: &[Entry<'_>]) -> Result<(), Error> {
+        let keys = &self.0.keys;
+        let mut all = redis::pipe();
+        for group in entries.chunk_by(|one, next| one.job.queue == next.job.queue) {
+            let Some(first) = group.first() else { continue };
+            all.cmd("SADD").arg(&keys.queues).arg(first.job.queue.as_str());
+            all.cmd(keys.ends.back).arg(keys.of_queue(&first.job.queue));
+            for entry in group {
+                all.arg(&entry.raw[..]);
+            }
+        }
+        self.0.lane.send_all(&self.0.dial, DOING, &all).await
     }
 }
 

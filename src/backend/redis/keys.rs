@@ -30,6 +30,12 @@ pub(super) struct Keys {
     pub(super) tried: String,
     /// While `true` stands there, no worker takes a job. Empty if there is no such thing.
     pub(super) pause: String,
+    /// What the lists begin with that end a blocking pop of ours.
+    pub(super) wake: String,
+    /// What stands before the bytes' identity where it is counted how often failed jobs of these were put back.
+    pub(super) rescheduled: String,
+    /// Held by who puts failed jobs back, apisonator's own scheduler among them.
+    pub(super) reschedule_lock: String,
     pub(super) workers: String,
     /// What the keys of a worker begin with.
     pub(super) worker: String,
@@ -85,6 +91,9 @@ impl Keys {
             timestamps: of_resque("timestamps:"),
             tried: of_resque("tidegate:tried"),
             pause: of_resque("pause-all-workers"),
+            wake: of_resque("tidegate:wake:"),
+            rescheduled: of_resque("tidegate:rescheduled:"),
+            reschedule_lock: of_resque("threescale::backend::failedjobsscheduler:lock"),
             workers: of_resque("workers"),
             worker: of_resque("worker:"),
             heartbeats: of_resque("workers:heartbeat"),

@@ -33,6 +33,29 @@ pub enum Layout {
     Resque,
 }
 
+/// How jobs are taken, named for what it promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fetch {
+    /// A job is moved from its queue into the jobs in flight, under a lease with a fencing token, in one step of the server:
+    /// a script. Whatever dies, another worker runs it again.
+    #[default]
+    Reliable,
+    /// A job is popped, and gone from the server before it runs, as with Resque's and apisonator's own workers: with the
+    /// commands alone that apisonator's access list allows, for servers that allow no scripts. In Resque's layout only.
+    ///
+    /// **A crash of the process loses what is in flight**, and so does a connection that is lost while the answer to a
+    /// pop is on its way: the server has given the job away, and nobody has it. Nobody sees that it happened. A stop loses
+    /// nothing, and what a server refuses is tried again. When the connection is lost while something is written, it may
+    /// be there twice: a job that was handed back, an entry of a failed one.
+    ///
+    /// There are no leases, no delays, no cancellation, and nothing is shown: whoever asks is refused. A job that is to be
+    /// tried again later goes to the list of failed ones at once, from where a person or a
+    /// [`Rescheduler`](crate::service::Rescheduler) brings it back; its attempts are counted on. One that is put off goes
+    /// to the back of its queue, and no job is taken for 50 ms then, so that it does not go round and round.
+    PlainPop,
+}
+
 /// What stands somewhere, understood.
 pub(super) struct Stood {
     /// As it stood in its queue.

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::failure::failed;
+use super::keys::Keys;
 use super::sentinel::Sentinels;
 use crate::error::Error;
 
@@ -23,6 +24,8 @@ pub(super) struct Dial {
     pub(super) target: String,
     /// How long connecting may take, and an answer to what nobody else watches over.
     timeout: Duration,
+    /// What is asked to see whether it is there: something that every user may ask.
+    probe: Cmd,
 }
 
 /// Where the server is.
@@ -40,8 +43,11 @@ impl fmt::Debug for Dial {
 }
 
 impl Dial {
-    pub(super) fn new(way: Way, target: String, timeout: Duration) -> Self {
-        Self { way, target, timeout }
+    pub(super) fn new(way: Way, target: String, timeout: Duration, keys: &Keys) -> Self {
+        // `PING` is not in apisonator's access list.
+        let mut probe = redis::cmd("EXISTS");
+        probe.arg(&keys.queues);
+        Self { way, target, timeout, probe }
     }
 
     /// A new connection, which belongs to the runtime that awaits this. It is closed with its last clone.
@@ -192,11 +198,14 @@ impl Lane {
         if let Some((connection, used)) = &mut *kept {
             let rested = now.duration_since(*used) >= RESTED;
             let mut tried = connection.clone();
-            let ping = redis::cmd("PING");
             if !rested
-                || within(dial.timeout, "asking the server whether it is there", send(&mut tried, "", &ping))
-                    .await
-                    .is_ok()
+                || within(
+                    dial.timeout,
+                    "asking the server whether it is there",
+                    send(&mut tried, "", &dial.probe),
+                )
+                .await
+                .is_ok()
             {
                 *used = now;
                 return Ok(tried);
@@ -226,6 +235,24 @@ impl Lane {
         let mut connection = self.live(dial).await?;
         let answer = within(dial.timeout, doing, script.send(&mut connection, doing, call)).await;
         self.forget_if_lost(answer).await
+    }
+
+    /// Sends commands and waits for the answers. If one is refused, those before and after it may have been done.
+    pub(super) async fn send_all(
+        &self,
+        dial: &Dial,
+        doing: &'static str,
+        all: &redis::Pipeline,
+    ) -> Result<(), Error> {
+        let mut connection = self.live(dial).await?;
+        let sent = async {
+            let answers = connection.send_packed_commands(all, 0, all.len()).await;
+            let refused =
+                |answers: Vec<Value>| answers.into_iter().try_for_each(|one| one.extract_error().map(drop));
+            answers.and_then(refused).map(|()| Value::Nil).map_err(|error| failed(doing, error))
+        };
+        let answer = within(dial.timeout, doing, sent).await;
+        self.forget_if_lost(answer).await.map(drop)
     }
 
     async fn forget_if_lost(&self, answer: Result<Value, Error>) -> Result<Value, Error> {

@@ -33,6 +33,7 @@ mod layout;
 mod link;
 mod look;
 mod parked;
+mod plain;
 mod presence;
 mod renew;
 mod roll;
@@ -53,12 +54,14 @@ use self::enqueue::Ids;
 use self::exchange::Terms;
 use self::held::Hands;
 use self::keys::Keys;
-pub use self::layout::Layout;
+pub use self::layout::{Fetch, Layout};
 use self::link::{Dial, Lane};
+use self::plain::{Plain, PlainSession};
 use self::renew::Renewer;
 use self::roll::Roll;
 use self::source::Session;
 use super::Backend;
+use crate::enqueue::Enqueue;
 use crate::error::Error;
 use crate::lease::Renew;
 use crate::source::{Connect, Intake, Source};
@@ -99,6 +102,8 @@ struct Shared {
     /// For producers and people.
     lane: Lane,
     layout: Layout,
+    fetch: Fetch,
+    plain: Plain,
     keys: Arc<Keys>,
     /// Who we are to those who look at the list of workers.
     roll: Roll,
@@ -141,7 +146,7 @@ impl Redis {
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     ///
-    /// The query may also say `layout=resque` (or `sidekiq`) and `prefix=PREFIX`.
+    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX` and `fetch=plain-pop` (or `reliable`).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -151,6 +156,8 @@ impl Redis {
             dial: Arc::new(dial),
             lane: Lane::default(),
             layout: builder.layout,
+            fetch: builder.fetch,
+            plain: Plain::default(),
             keys: Arc::new(builder.keys()),
             roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
@@ -175,12 +182,22 @@ impl Redis {
 
     /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for.
     pub fn intake(&self) -> Intake {
-        Intake::new(Arc::new(self.clone())).renewed_by(Arc::new(self.clone()))
+        let intake = Intake::new(Arc::new(self.clone()));
+        match self.0.fetch {
+            Fetch::Reliable => intake.renewed_by(Arc::new(self.clone())),
+            Fetch::PlainPop => intake,
+        }
     }
 
-    /// All its verbs.
+    /// All its verbs. With plain pop these are few: taking, enqueueing, and what the list of workers shows.
     pub fn backend(&self) -> Backend {
-        let mut backend = Backend::complete(SCHEME, self.intake(), Arc::new(self.clone()));
+        let mut backend = match self.0.fetch {
+            Fetch::Reliable => Backend::complete(SCHEME, self.intake(), Arc::new(self.clone())),
+            Fetch::PlainPop => {
+                let enqueue: Arc<dyn Enqueue> = Arc::new(self.clone());
+                Backend { enqueue: Some(enqueue), ..Backend::new(SCHEME, self.intake()) }
+            }
+        };
         backend.announce = Some(Arc::new(self.clone()));
         backend
     }
@@ -189,7 +206,10 @@ impl Redis {
 #[async_trait]
 impl Connect<dyn Source> for Redis {
     async fn connect(&self) -> Result<Arc<dyn Source>, Error> {
-        Ok(Arc::new(Session::connect(self.0.clone()).await?))
+        Ok(match self.0.fetch {
+            Fetch::Reliable => Arc::new(Session::connect(self.0.clone()).await?),
+            Fetch::PlainPop => Arc::new(PlainSession::connect(self.0.clone()).await?),
+        })
     }
 
     fn target(&self) -> String {

@@ -18,8 +18,10 @@ use super::codec::dates;
 use super::exchange::array;
 use super::failure::nonsense;
 use super::keys::Keys;
+use super::layout::Fetch;
 use super::link::send;
 use crate::announce::{Announce, Identity, Notice, Request, Runs};
+use crate::backend::wall_clock;
 use crate::error::Error;
 use crate::job::Queue;
 use crate::sync::{Mutex, lock};
@@ -68,7 +70,8 @@ impl Roll {
     }
 
     /// Beats if it is time, and enters the list at the first time.
-    async fn beat(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Error> {
+    async fn beat(&self, connection: &mut MultiplexedConnection, shared: &Shared) -> Result<(), Error> {
+        let keys = &shared.keys;
         let (name, beaten) = {
             let state = lock(&self.0);
             (state.name.clone(), state.beaten)
@@ -77,19 +80,26 @@ impl Roll {
         if beaten.is_some_and(|beaten| now.duration_since(beaten) < BEAT) {
             return Ok(());
         }
-        enter(connection, keys, &name, beaten.is_none()).await?;
+        match shared.fetch {
+            Fetch::Reliable => enter(connection, keys, &name, beaten.is_none()).await?,
+            Fetch::PlainPop => enter_plainly(connection, keys, &name).await?,
+        }
         lock(&self.0).beaten = Some(now);
         Ok(())
     }
 
     /// Leaves the list; whoever takes jobs through this handle again enters it again.
-    async fn leave(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Error> {
+    async fn leave(&self, connection: &mut MultiplexedConnection, shared: &Shared) -> Result<(), Error> {
         let name = {
             let mut state = lock(&self.0);
             state.beaten = None;
             std::mem::take(&mut state.name)
         };
-        if name.is_empty() { Ok(()) } else { leave(connection, keys, &name).await }
+        match shared.fetch {
+            _ if name.is_empty() => Ok(()),
+            Fetch::Reliable => leave(connection, &shared.keys, &name).await,
+            Fetch::PlainPop => leave_plainly(connection, &shared.keys, &name).await,
+        }
     }
 }
 
@@ -116,15 +126,15 @@ impl fmt::Debug for Listed {
 impl Announce for Listed {
     /// Of the notice it tells the queues. Nothing is ever asked: Resque's pages have no buttons for that.
     async fn announce(&self, notice: &Notice) -> Result<Vec<Request>, Error> {
-        let Shared { roll, keys, hands, .. } = &*self.shared;
+        let Shared { roll, hands, .. } = &*self.shared;
         roll.takes_from(notice.queues.iter().map(|(queue, _)| queue), hands.session() >> 32);
-        roll.beat(&mut self.connection.clone(), keys).await?;
+        roll.beat(&mut self.connection.clone(), &self.shared).await?;
         Ok(Vec::new())
     }
 
     /// What has run was counted as it was settled.
     async fn withdraw(&self, _who: &Identity, _runs: &Runs, _now: SystemTime) -> Result<(), Error> {
-        self.shared.roll.leave(&mut self.connection.clone(), &self.shared.keys).await
+        self.shared.roll.leave(&mut self.connection.clone(), &self.shared).await
     }
 }
 
@@ -145,6 +155,13 @@ async fn enter(
         remove_dead(connection, keys, now).await?;
     }
     Ok(())
+}
+
+/// Without a heartbeat, which needs `TIME`, and `HDEL` at the end: who has none is not taken for dead.
+async fn enter_plainly(connection: &mut MultiplexedConnection, keys: &Keys, name: &str) -> Result<(), Error> {
+    let started = format!("{}{name}:started", keys.worker);
+    send(connection, DOING, redis::cmd("SADD").arg(&keys.workers).arg(name)).await?;
+    send(connection, DOING, redis::cmd("SET").arg(started).arg(dates::ruby(wall_clock()))).await.map(drop)
 }
 
 async fn time(connection: &mut MultiplexedConnection) -> Result<SystemTime, Error> {
@@ -188,13 +205,17 @@ async fn remove_dead(
 
 /// Takes a worker out of the list, with all that stands there of it.
 async fn leave(connection: &mut MultiplexedConnection, keys: &Keys, name: &str) -> Result<(), Error> {
+    leave_plainly(connection, keys, name).await?;
+    send(connection, DOING, redis::cmd("HDEL").arg(&keys.heartbeats).arg(name)).await.map(drop)
+}
+
+/// The same of one without a heartbeat.
+async fn leave_plainly(connection: &mut MultiplexedConnection, keys: &Keys, name: &str) -> Result<(), Error> {
     send(connection, DOING, redis::cmd("SREM").arg(&keys.workers).arg(name)).await?;
     let mut gone = redis::cmd("DEL");
     gone.arg(format!("{}{name}:started", keys.worker));
     gone.arg(format!("{}:{name}", keys.processed)).arg(format!("{}:{name}", keys.failed));
-    send(connection, DOING, &gone).await?;
-    send(connection, DOING, redis::cmd("HDEL").arg(&keys.heartbeats).arg(name)).await?;
-    Ok(())
+    send(connection, DOING, &gone).await.map(drop)
 }
 
 /// The name of this machine, as Resque's workers find it, without what parts a worker's name.

@@ -39,7 +39,11 @@ local function tried_of(raw) return tried .. ':' .. redis.sha1hex(raw) end
 local function bury(raw)
     if dead_in == 'list' then
         redis.call('RPUSH', dead, raw)
-        if ARGV[5] ~= '' then redis.call('LTRIM', dead, -tonumber(ARGV[5]), -1) end
+        if ARGV[5] == '0' then
+            redis.call('DEL', dead)
+        elseif ARGV[5] ~= '' then
+            redis.call('LTRIM', dead, -tonumber(ARGV[5]), -1)
+        end
         return
     end
     redis.call('ZADD', dead, score(0), raw)

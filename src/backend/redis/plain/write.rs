@@ -1,0 +1,193 @@
+//! What settlements leave on the server under plain pop: what was popped is gone, so nothing need be taken away.
+//!
+//! When the connection is lost while something is written, it may be written twice: a job that is handed back, and an
+//! entry of the failed ones.
+
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+use tokio::time::Instant;
+
+use super::{PlainSession, stable_id};
+use crate::backend::redis::codec::Failure;
+use crate::backend::redis::exchange::MOST;
+use crate::backend::redis::failure::failed;
+use crate::backend::redis::held::Hand;
+use crate::backend::redis::keys::Keys;
+use crate::backend::wall_clock;
+use crate::error::Error;
+use crate::job::Tag;
+use crate::source::{MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
+use crate::sync::lock;
+
+const DOING: &str = "settling jobs";
+
+/// For how long it is kept how many attempts of a job have failed: as under leases.
+const MARK_SECONDS: u64 = 259_200;
+
+/// A job that is put off can't wait, and comes again when its queue has got through. So that it does not go round and
+/// round meanwhile, no job is taken for so long.
+const REST: Duration = Duration::from_millis(50);
+
+/// Where the failed attempts of a job of these bytes are counted.
+pub(super) fn tried_key(keys: &Keys, raw: &[u8]) -> String {
+    format!("{}:{}", keys.tried, stable_id(raw).as_str())
+}
+
+/// How many jobs were processed, and how many of them have failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    processed: usize,
+    failed: usize,
+}
+
+impl PlainSession {
+    /// If all that is settled is done, or was settled before: how many are done, and which are stale.
+    pub(super) fn only_done(&self, settled: &[Settled]) -> Option<(Tally, Stale)> {
+        let (mut tally, mut stale) = (Tally::default(), Vec::new());
+        if settled.len() > MOST {
+            return None;
+        }
+        for (place, one) in settled.iter().enumerate() {
+            let twice = settled[..place].iter().any(|before| before.tag == one.tag);
+            match self.shared.hands.get(one.tag).filter(|_| !twice) {
+                Some(hand) if one.settlement == Settlement::Ack && !hand.marked => tally.processed += 1,
+                Some(_) => return None,
+                None => stale.push(one.tag),
+            }
+        }
+        Some((tally, Stale(stale)))
+    }
+
+    /// Counts them.
+    pub(super) fn counted(&self, tally: Tally) -> Pipeline {
+        let mut all = redis::pipe();
+        self.count(&mut all, tally);
+        all
+    }
+
+    fn count(&self, all: &mut Pipeline, Tally { processed, failed }: Tally) {
+        let (keys, name) = (&self.shared.keys, self.shared.roll.entered());
+        for (key, number) in [(&keys.processed, processed), (&keys.failed, failed)] {
+            if number > 0 {
+                all.cmd("INCRBY").arg(key).arg(number);
+                if !name.is_empty() {
+                    all.cmd("INCRBY").arg(format!("{key}:{name}")).arg(number);
+                }
+            }
+        }
+    }
+
+    /// Writes what these leave, and forgets them.
+    pub(super) async fn write(&self, settled: &[Settled]) -> Result<Stale, Error> {
+        self.pay().await?;
+        let mut stale = Vec::new();
+        for part in settled.chunks(MOST) {
+            self.write_part(part, &mut stale).await?;
+        }
+        Ok(Stale(stale))
+    }
+
+    async fn write_part(&self, settled: &[Settled], stale: &mut Vec<Tag>) -> Result<(), Error> {
+        let (mut all, mut tally) = (redis::pipe(), Tally::default());
+        // How many answers each has.
+        let mut parts = Vec::with_capacity(settled.len());
+        for (place, one) in settled.iter().enumerate() {
+            let twice = settled[..place].iter().any(|before| before.tag == one.tag);
+            match self.shared.hands.get(one.tag).filter(|_| !twice) {
+                Some(hand) => {
+                    let before = all.len();
+                    self.add(&mut all, &hand, one, &mut tally);
+                    parts.push((one.tag, all.len() - before));
+                }
+                None => stale.push(one.tag),
+            }
+        }
+        self.count(&mut all, tally);
+        let mut answers = if all.is_empty() { Vec::new() } else { self.send(DOING, &all).await? }.into_iter();
+        let mut first_error = None;
+        for (tag, length) in parts {
+            let answers: Vec<Value> = answers.by_ref().take(length).collect();
+            match answers.into_iter().try_for_each(|answer| answer.extract_error().map(drop)) {
+                Ok(()) => self.shared.hands.remove([tag].into_iter()),
+                Err(error) => drop(first_error.get_or_insert_with(|| failed(DOING, error))),
+            }
+        }
+        // Counts that were refused are for people only.
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn add(&self, all: &mut Pipeline, hand: &Hand, settled: &Settled, tally: &mut Tally) {
+        let keys = &self.shared.keys;
+        let (queue, tried) = (keys.of_queue(&hand.queue), tried_key(keys, &hand.raw));
+        let reason = truncate(settled.reason.as_deref().unwrap_or_default(), MAX_REASON_BYTES);
+        let tried_once_more = |all: &mut Pipeline| {
+            // The mark first: who sees the count has seen it.
+            all.cmd("SETEX").arg(&keys.tried).arg(MARK_SECONDS).arg(1);
+            all.cmd("SETEX").arg(&tried).arg(MARK_SECONDS).arg(hand.attempt);
+        };
+        match settled.settlement {
+            Settlement::Ack => tally.processed += 1,
+            Settlement::Retry { after } => {
+                *tally = Tally { processed: tally.processed + 1, failed: tally.failed + 1 };
+                tried_once_more(all);
+                if after.is_zero() {
+                    all.cmd(keys.ends.back).arg(&queue).arg(&hand.raw[..]);
+                    all.cmd("SADD").arg(&keys.queues).arg(hand.queue.as_str());
+                } else {
+                    all.cmd("RPUSH").arg(&keys.dead).arg(self.failed_entry(hand, reason));
+                    self.trim(all);
+                }
+                return;
+            }
+            Settlement::Reject => {
+                *tally = Tally { processed: tally.processed + 1, failed: tally.failed + 1 };
+                all.cmd("RPUSH").arg(&keys.dead).arg(self.failed_entry(hand, reason));
+                self.trim(all);
+            }
+            Settlement::Release { after } => {
+                let side = if after.is_zero() { keys.ends.front } else { keys.ends.back };
+                all.cmd(side).arg(&queue).arg(&hand.raw[..]);
+                all.cmd("SADD").arg(&keys.queues).arg(hand.queue.as_str());
+                if !after.is_zero() {
+                    *lock(&self.rest) = Some(Instant::now() + REST);
+                }
+                return;
+            }
+        }
+        if hand.marked {
+            all.cmd("DEL").arg(&tried);
+        }
+    }
+
+    fn failed_entry(&self, hand: &Hand, reason: &str) -> Vec<u8> {
+        let failure = Failure { reason, now: wall_clock(), attempt: hand.attempt, queue: Some(&hand.queue) };
+        self.shared.layout.dead(&hand.raw, &self.shared.roll.name(), &failure)
+    }
+
+    fn trim(&self, all: &mut Pipeline) {
+        match self.shared.terms.max_dead {
+            None => {}
+            Some(0) => drop(all.cmd("DEL").arg(&self.shared.keys.dead)),
+            Some(most) => drop(all.cmd("LTRIM").arg(&self.shared.keys.dead).arg(format!("-{most}")).arg(-1)),
+        }
+    }
+
+    /// Writes the entries of jobs that could not be understood when they came.
+    pub(super) async fn pay(&self) -> Result<(), Error> {
+        let owed = std::mem::take(&mut *lock(&self.shared.plain.owed));
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let mut all = redis::cmd("RPUSH");
+        all.arg(&self.shared.keys.dead).arg(&owed);
+        let written = self.connection.clone().send_packed_command(&all).await.and_then(Value::extract_error);
+        written.map(drop).map_err(|error| {
+            lock(&self.shared.plain.owed).splice(0..0, owed);
+            failed(DOING, error)
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Plain pop, as a user who may do what apisonator's access list allows and nothing else.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate::backend::redis::{Fetch, Layout, Redis};
+use tidegate::service::Presence;
+use tidegate::{
+    Context, Delivery, NewJob, Outcome, Queues, Registry, RetryPolicy, Settlement, Shutdown, Worker,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{Scene, until_async, wanted};
+use crate::redis::{APISONATOR_MAY, Options, Proxy, RedisServer, Way};
+
+/// A server with that user, and the URL of that user at this port.
+fn server() -> Option<RedisServer> {
+    Options::new().user(&format!("app on >secret ~resque:* {APISONATOR_MAY}")).start()
+}
+
+fn open(port: u16) -> Redis {
+    let builder = Redis::builder(&format!("redis://app:secret@127.0.0.1:{port}"));
+    builder.layout(Layout::Resque).fetch(Fetch::PlainPop).open().expect("good settings")
+}
+
+async fn scene() -> Option<Scene> {
+    let server = server()?;
+    let redis = open(server.port());
+    let source = redis.intake().source.connect().await.expect("a source");
+    Some(Scene { server, redis, source })
+}
+
+fn kinds(taken: &[Delivery]) -> Vec<&str> {
+    taken.iter().map(|delivery| delivery.job.kind.as_str()).collect()
+}
+
+/// What the server has refused to do since it began.
+fn refused(server: &RedisServer) -> String {
+    server.command(&["ACL", "LOG"]).items().iter().map(|entry| format!("{entry:?}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_gets_by_with_the_commands_of_apisonators_list() {
+    let Some(scene) = scene().await else { return };
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let registry = Registry::new()
+        .handle("Report", {
+            let ran = ran.clone();
+            move |(number,): (u64,), context: Context| {
+                ran.lock().expect("not poisoned").push((context.job().queue.to_string(), number));
+                async {}
+            }
+        })
+        .handle("Fails", |(): (), _: Context| async { Outcome::fail("boom") });
+    // Before the worker begins, so that the order shows.
+    for (queue, numbers) in [("stats", 200..210), ("main", 100..190), ("priority", 0..30)] {
+        let jobs = numbers.map(|number| NewJob::new("Report", format!("[{number}]")).queue(queue));
+        tidegate::Enqueue::enqueue(&scene.redis, jobs.collect()).await.expect("enqueued");
+    }
+    scene.push(NewJob::new("Fails", "[]").queue("stats")).await;
+    scene.ask(&["RPUSH", "resque:queue:stats", "no job"]);
+    let worker = Worker::builder(scene.redis.intake(), registry)
+        .max_concurrent_jobs(1)
+        .queues(Queues::strict(["priority", "main", "stats"]))
+        .retry(RetryPolicy::default().max_attempts(1))
+        .build()
+        .expect("good settings");
+    let presence = scene.redis.backend().announce.expect("it has lists");
+    let presence = Presence::new(presence, worker.handle());
+    let shutdown = Shutdown::new();
+    let both = async { tokio::join!(worker.run(shutdown.clone()), presence.run(shutdown.clone())) };
+    let look = async {
+        until_async("all have run", || scene.ask(&["GET", "resque:stat:processed"]) == "131").await;
+        // An idle worker takes what comes.
+        scene.push(NewJob::new("Report", "[999]").queue("main")).await;
+        until_async("the late one too", || scene.ask(&["GET", "resque:stat:processed"]) == "132").await;
+        assert_eq!(scene.worker().split(':').nth(2), Some("priority,main,stats"));
+        shutdown.stop();
+    };
+    tokio::join!(both, look);
+    let ran = ran.lock().expect("not poisoned").clone();
+    let expected = (0..30).map(|n| ("priority", n)).chain((100..190).map(|n| ("main", n)));
+    let expected = expected.chain((200..210).map(|n| ("stats", n))).chain([("main", 999)]);
+    assert_eq!(ran, expected.map(|(queue, n)| (queue.to_owned(), n)).collect::<Vec<_>>());
+    assert_eq!(scene.ask(&["GET", "resque:stat:failed"]), "1");
+    let failed = scene.server.command(&["LRANGE", "resque:failed", "0", "-1"]).texts();
+    let failed: Vec<Value> = failed.iter().map(|entry| serde_json::from_str(entry).expect("JSON")).collect();
+    let classes: Vec<_> = failed.iter().map(|entry| entry["payload"]["class"].as_str()).collect();
+    assert_eq!(classes.len(), 2, "{failed:?}");
+    assert!(
+        classes.contains(&Some("Fails")) && classes.contains(&Some("Tidegate::Unreadable")),
+        "{failed:?}"
+    );
+    let left: Vec<String> =
+        scene.keys().into_iter().filter(|key| !key.starts_with("resque:tidegate:tried")).collect();
+    assert_eq!(left, ["resque:failed", "resque:queues", "resque:stat:failed", "resque:stat:processed"]);
+    assert_eq!(refused(&scene.server), "");
+}
+
+#[tokio::test]
+async fn a_job_that_comes_after_the_stop_is_handed_over_all_the_same() {
+    let Some(server) = server() else { return };
+    let proxy = Proxy::start(server.port());
+    let redis = open(proxy.port());
+    let source = redis.intake().source.connect().await.expect("a source");
+    let stop = CancellationToken::new();
+    let wanted = wanted(5, &["main"], Duration::from_secs(60));
+    let fetch = source.fetch(&wanted, &stop);
+    let late = async {
+        until_async("it waits", || server.clients().iter().any(|client| client.contains("cmd=blpop"))).await;
+        // The server has given the job away when it is stopped, and nobody has heard of it.
+        proxy.hold(Way::Back);
+        server.command(&["RPUSH", "resque:queue:main", r#"{"class":"Late","args":[]}"#]);
+        until_async("it was popped", || server.command(&["LLEN", "resque:queue:main"]).number() == 0).await;
+        stop.cancel();
+        proxy.release();
+    };
+    let (taken, ()) = tokio::join!(fetch, late);
+    assert_eq!(kinds(&taken.expect("stopping is no error")), ["Late"]);
+    assert!(
+        server.command(&["KEYS", "*wake*"]).texts().is_empty()
+            || server.command(&["KEYS", "*wake*"]).texts().len() == 1
+    );
+}
+
+#[tokio::test]
+async fn a_wait_that_was_dropped_loses_no_job() {
+    let Some(scene) = scene().await else { return };
+    for number in 0..3 {
+        let wanted = wanted(5, &["main"], Duration::from_secs(60));
+        let nobody = CancellationToken::new();
+        let fetch = scene.source.fetch(&wanted, &nobody);
+        let waits = until_async("it waits", || {
+            scene.server.clients().iter().any(|client| client.contains("cmd=blpop"))
+        });
+        tokio::select! {
+            taken = fetch => panic!("there was nothing: {taken:?}"),
+            () = waits => {}
+        }
+        // Popped for a fetch that is gone, and then for other queues than those wanted now.
+        scene.push(NewJob::new("Kept", format!("[{number}]")).queue("main")).await;
+        if number == 1 {
+            assert!(scene.fetch(5, &["other"], Duration::from_millis(50)).await.is_empty());
+        }
+        let taken = scene.take(5, &["main"]).await;
+        assert_eq!(&taken[0].job.payload[..], format!("[{number}]").as_bytes());
+        scene.settle(&taken[0], Settlement::Ack, "").await;
+    }
+    assert_eq!(refused(&scene.server), "");
+}
+
+#[tokio::test]
+async fn what_is_to_be_tried_later_is_among_the_failed_ones_and_its_attempts_count_on() {
+    let Some(scene) = scene().await else { return };
+    scene.push(NewJob::new("A", "[1]").queue("main")).await;
+    let taken = scene.take(1, &["main"]).await;
+    scene.settle(&taken[0], Settlement::Retry { after: Duration::from_secs(9) }, "not now").await;
+    let entry: Value = serde_json::from_str(&scene.ask(&["LINDEX", "resque:failed", "0"])).expect("JSON");
+    assert_eq!((&entry["error"], &entry["queue"]), (&"not now".into(), &"main".into()));
+    scene.ask(&["RPUSH", "resque:queue:main", r#"{"class":"A","args":[1]}"#]);
+    let again = scene.take(1, &["main"]).await;
+    assert_eq!(again[0].attempt, 2);
+    scene.settle(&again[0], Settlement::Ack, "").await;
+    assert!(scene.keys().iter().all(|key| !key.starts_with("resque:tidegate:tried:")), "{:?}", scene.keys());
+}
+
+#[tokio::test]
+async fn while_all_workers_are_paused_no_job_is_popped() {
+    let Some(scene) = scene().await else { return };
+    scene.push(NewJob::new("A", "[]").queue("main")).await;
+    scene.ask(&["SET", "resque:pause-all-workers", "true"]);
+    assert!(scene.fetch(1, &["main"], Duration::from_millis(300)).await.is_empty());
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "1");
+    scene.ask(&["DEL", "resque:pause-all-workers"]);
+    assert_eq!(scene.take(1, &["main"]).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_is_put_off_does_not_go_round_and_round() {
+    let Some(scene) = scene().await else { return };
+    scene.push(NewJob::new("A", "[]").queue("main")).await;
+    let before = scene.server.info("total_commands_processed").expect("a number");
+    let end = tokio::time::Instant::now() + Duration::from_millis(500);
+    let mut rounds = 0;
+    while tokio::time::Instant::now() < end {
+        let taken = scene.take(1, &["main"]).await;
+        scene.settle(&taken[0], Settlement::Release { after: Duration::from_secs(1) }, "").await;
+        rounds += 1;
+    }
+    assert!(rounds <= 12, "{rounds} times in half a second, {before} commands before");
+}
