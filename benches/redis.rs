@@ -17,7 +17,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use servers::{Options, RedisServer};
 use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, spread};
-use tidegate::backend::redis::Redis;
+use tidegate::backend::redis::{Fetch, Layout, Redis, RedisBuilder};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::runtime::{Builder, Runtime};
 
@@ -61,11 +61,22 @@ enum By {
     Worker {
         prefetch: usize,
     },
+    /// Popped plainly, in Resque's layout.
+    Plain {
+        prefetch: usize,
+    },
+}
+
+impl By {
+    fn builder(self, server: &RedisServer) -> RedisBuilder {
+        let builder = Redis::builder(&server.url());
+        if matches!(self, Self::Plain { .. }) { builder.layout(Layout::Resque) } else { builder }
+    }
 }
 
 fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
     server.command(&["FLUSHALL"]);
-    let jobs = Redis::open(&server.url()).expect("a good URL");
+    let jobs = by.builder(server).open().expect("a good URL");
     runtime().block_on(async {
         fill(&jobs, before).await;
         let start = Instant::now();
@@ -76,9 +87,13 @@ fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
         match by {
             By::Bare => bare(connection(server).await, count).await,
             By::Worker { prefetch } => work(&jobs, count, prefetch).await,
+            By::Plain { prefetch } => {
+                let jobs = by.builder(server).fetch(Fetch::PlainPop).open().expect("a good URL");
+                work(&jobs, count, prefetch).await;
+            }
         }
         let (took, cpu) = (start.elapsed(), cpu_time() - cpu);
-        let carried = count as f64 / exchanges(server);
+        let carried = count as f64 / exchanges(server, by);
         let counts = jobs.counts().await.expect("counted");
         assert!(counts.done >= count && counts.done + counts.unfinished() == before + count, "{counts:?}");
         let (run, cpu_us) = (count as f64 / took.as_secs_f64(), cpu.as_secs_f64() * 1e6 / count as f64);
@@ -86,10 +101,12 @@ fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
     })
 }
 
-/// How many scripts the server has run.
-fn exchanges(server: &RedisServer) -> f64 {
+/// How many scripts the server has run, or pops.
+fn exchanges(server: &RedisServer, by: By) -> f64 {
     let told = server.command(&["INFO", "commandstats"]).text();
-    let calls = told.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+    let command =
+        if matches!(by, By::Plain { .. }) { "cmdstat_lpop:calls=" } else { "cmdstat_evalsha:calls=" };
+    let calls = told.split(command).nth(1).and_then(|rest| rest.split(',').next());
     calls.and_then(|calls| calls.parse().ok()).unwrap_or(f64::NAN)
 }
 
@@ -140,7 +157,7 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
             .arg(10_000)
             .arg(15_552_000)
             .arg(256)
-            .arg(&["LPUSH", "RPUSH", "RPOP"][..])
+            .arg(&["LPUSH", "RPUSH", "RPOP", "zset", "", ""][..])
             .arg(0);
         call.arg(held);
         for token in first..first + held {
@@ -160,11 +177,13 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
 }
 
 fn throughput(server: &RedisServer, count: u64, rounds: usize, many: u64) {
-    let cases: [(&str, By, u64); 4] = [
+    let cases: [(&str, By, u64); 6] = [
         ("bare script", By::Bare, 0),
         ("worker", By::Worker { prefetch: 0 }, 0),
         ("worker, prefetch 60", By::Worker { prefetch: 60 }, 0),
         ("worker, many waiting", By::Worker { prefetch: 0 }, many),
+        ("worker, plain pop", By::Plain { prefetch: 0 }, 0),
+        ("worker, plain pop, prefetch 60", By::Plain { prefetch: 60 }, 0),
     ];
     let mut runs: Vec<Vec<Rates>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {

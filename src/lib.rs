@@ -40,6 +40,7 @@
 //! - [`Worker`], [`WorkerHandle`], [`Shutdown`], [`Report`]: running it.
 //! - [`Memory`], [`backend`]: where jobs come from. [`Source`], [`Renew`], [`Connect`]: to write another.
 //! - [`service`]: what runs beside a worker. [`announce`]: what dashboards of the store's own world are told.
+//! - [`reschedule`]: failed jobs put back by the store.
 //! - [`Scope`]: structured concurrency without a queue.
 //! - [`telemetry`]: every metric by name.
 //!
@@ -69,6 +70,7 @@ pub mod lease;
 pub mod limit;
 pub mod outcome;
 pub mod registry;
+pub mod reschedule;
 pub mod retry;
 pub mod scope;
 pub mod service;

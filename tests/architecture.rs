@@ -32,6 +32,7 @@ const WORDS: &[&str] = &[
     "limit",
     "outcome",
     "registry",
+    "reschedule",
     "retry",
     "schedule",
     "scope",
@@ -58,7 +59,18 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("cli", &["service", "worker", "backend", "WORDS"]),
     (
         "backend",
-        &["source", "announce", "enqueue", "lease", "election", "inspect", "job", "error", "telemetry"],
+        &[
+            "source",
+            "announce",
+            "enqueue",
+            "lease",
+            "election",
+            "inspect",
+            "reschedule",
+            "job",
+            "error",
+            "telemetry",
+        ],
     ),
     // The engine, and what runs beside it.
     ("service", &["worker", "WORDS"]),
@@ -76,6 +88,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("limit", &["WORDS"]),
     ("outcome", &["WORDS"]),
     ("registry", &["WORDS"]),
+    ("reschedule", &["WORDS"]),
     ("retry", &["WORDS"]),
     ("schedule", &["WORDS"]),
     ("scope", &["WORDS"]),
@@ -93,8 +106,19 @@ const TOPS: &[&str] = &["lib", "main", "fuzzing"];
 
 /// The rooms that are told the time and never ask a clock.
 const TIMELESS: &[&str] = &[
-    "announce", "enqueue", "election", "error", "inspect", "job", "lease", "limit", "outcome", "retry",
-    "schedule", "source",
+    "announce",
+    "enqueue",
+    "election",
+    "error",
+    "inspect",
+    "job",
+    "lease",
+    "limit",
+    "outcome",
+    "reschedule",
+    "retry",
+    "schedule",
+    "source",
 ];
 
 #[test]

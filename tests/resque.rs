@@ -17,5 +17,7 @@ mod plain;
 mod program;
 #[path = "redis/mod.rs"]
 mod redis;
+#[path = "resque/reschedule.rs"]
+mod reschedule;
 #[path = "resque/workers.rs"]
 mod workers;

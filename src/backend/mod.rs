@@ -18,6 +18,7 @@ use crate::enqueue::Enqueue;
 use crate::error::{Error, ErrorKind};
 use crate::inspect::{Inspect, Manage};
 use crate::lease::Reclaim;
+use crate::reschedule::Reschedule;
 use crate::source::{Connect, Intake};
 use memory::Memory;
 
@@ -54,6 +55,9 @@ pub struct Backend {
     pub inspect: Option<Arc<dyn Inspect>>,
     /// Changes what it holds.
     pub manage: Option<Arc<dyn Manage>>,
+    /// Puts failed jobs back from time to time; see [`Rescheduler`](crate::service::Rescheduler). `None` where retries see
+    /// to that.
+    pub reschedule: Option<Arc<dyn Reschedule>>,
     /// Tells dashboards of the store's own world of a worker; see [`Presence`](crate::service::Presence). `None` where
     /// there are none.
     pub announce: Option<Arc<dyn Connect<dyn Announce>>>,
@@ -62,7 +66,16 @@ pub struct Backend {
 impl Backend {
     /// A backend from which jobs can be taken, and that can do nothing else yet: set the other verbs' fields.
     pub fn new(name: &'static str, intake: Intake) -> Self {
-        Self { name, intake, enqueue: None, reclaim: None, inspect: None, manage: None, announce: None }
+        Self {
+            name,
+            intake,
+            enqueue: None,
+            reclaim: None,
+            inspect: None,
+            manage: None,
+            reschedule: None,
+            announce: None,
+        }
     }
 
     /// A backend that has all verbs.
@@ -111,6 +124,14 @@ impl Backend {
         self.verb(self.manage.as_ref(), "manage (cancel, requeue, delete) what it holds")
     }
 
+    /// Putting failed jobs back.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) when this backend does not do that.
+    pub fn reschedule(&self) -> Result<&Arc<dyn Reschedule>, Error> {
+        self.verb(self.reschedule.as_ref(), "put failed jobs back from time to time")
+    }
+
     fn verb<'a, T: ?Sized>(&self, verb: Option<&'a Arc<T>>, what: &str) -> Result<&'a Arc<T>, Error> {
         verb.ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("the backend {} can't {what}", self.name))
@@ -127,6 +148,7 @@ impl fmt::Debug for Backend {
             .field("reclaims", &self.reclaim.is_some())
             .field("inspects", &self.inspect.is_some())
             .field("manages", &self.manage.is_some())
+            .field("reschedules", &self.reschedule.is_some())
             .field("announces", &self.announce.is_some())
             .finish()
     }

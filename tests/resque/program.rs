@@ -66,8 +66,42 @@ async fn the_program_says_at_its_start_what_plain_pop_may_lose() {
     assert!(program.stop().success(), "{}", program.output());
     let said: Vec<String> =
         program.output().lines().filter(|line| line.contains("plain pop")).map(str::to_owned).collect();
-    assert!(matches!(&said[..], [line] if line.contains("WARN") && line.contains("in flight")), "{said:?}");
+    assert!(
+        matches!(&said[..], [line] if line.contains("\"warn\"") && line.contains("in flight")),
+        "{said:?}"
+    );
     assert_eq!(left(&scene), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_program_puts_failed_jobs_back_and_names_those_that_stay() {
+    let Some(scene) = Scene::start().await else { return };
+    let folder = Folder::new();
+    let source = format!("{}?layout=resque", scene.server.url());
+    scene.push(NewJob::new("B", "[]").queue("main")).await;
+    let taken = scene.take(1, &["main"]).await;
+    scene.settle(&taken[0], tidegate::Settlement::Reject, "why").await;
+    let more = "[redis]\nreschedule = \"1s\"\nreschedule_times = 1\n[kinds.B]\nexec = [\"false\"]\nretry = { max_attempts = 1 }";
+    let mut program = start(&folder, &source, more);
+    program.says("stays failed");
+    assert!(program.stop().success(), "{}", program.output());
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
+    assert_eq!(scene.ask(&["GET", "resque:stat:failed"]), "2");
+}
+
+#[tokio::test]
+async fn putting_failed_jobs_back_is_refused_in_another_layout() {
+    let Some(scene) = Scene::start().await else { return };
+    let folder = Folder::new();
+    let file = folder.file("tidegate.toml");
+    let source = scene.server.url();
+    let config =
+        format!("source = \"{source}\"\n[redis]\nreschedule = \"1m\"\n[kinds.A]\nexec = [\"cat\"]\n");
+    std::fs::write(&file, config).expect("a file of ours");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut program = Process::start(command.arg("run").arg("--config").arg(file), &folder.file("output"));
+    assert!(!program.wait().success());
+    assert!(program.output().contains("layout=resque"), "{}", program.output());
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub(super) struct Keys {
     pub(super) rescheduled: String,
     /// Held by who puts failed jobs back, apisonator's own scheduler among them.
     pub(super) reschedule_lock: String,
+    /// There while it is nobody's turn to do that.
+    pub(super) reschedule_turn: String,
     pub(super) workers: String,
     /// What the keys of a worker begin with.
     pub(super) worker: String,
@@ -93,6 +95,7 @@ impl Keys {
             pause: of_resque("pause-all-workers"),
             wake: of_resque("tidegate:wake:"),
             rescheduled: of_resque("tidegate:rescheduled:"),
+            reschedule_turn: of_resque("tidegate:reschedule:turn"),
             reschedule_lock: of_resque("threescale::backend::failedjobsscheduler:lock"),
             workers: of_resque("workers"),
             worker: of_resque("worker:"),

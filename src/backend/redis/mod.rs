@@ -36,6 +36,7 @@ mod parked;
 mod plain;
 mod presence;
 mod renew;
+mod reschedule;
 mod roll;
 mod sentinel;
 mod source;
@@ -199,6 +200,9 @@ impl Redis {
             }
         };
         backend.announce = Some(Arc::new(self.clone()));
+        if self.0.layout == Layout::Resque {
+            backend.reschedule = Some(Arc::new(self.clone()));
+        }
         backend
     }
 }

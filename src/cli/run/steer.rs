@@ -17,7 +17,7 @@ use crate::cli::{Exit, room};
 use crate::error::{Chain, Error};
 use crate::inspect::JobView;
 use crate::registry::Registry;
-use crate::service::Presence;
+use crate::service::{Presence, Rescheduler};
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Intake;
 use crate::worker::{Report, StopCause, Worker, WorkerHandle};
@@ -72,7 +72,7 @@ async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> E
     }
     let Config { settings, registry } = config;
     let names = kinds(&registry);
-    let (worker, presence) = match open(&settings, registry) {
+    let (worker, beside) = match open(&settings, registry) {
         Ok(opened) => opened,
         Err(error) => {
             tracing::error!(source = %settings.source, error = %Chain(&error), "the source can't be opened");
@@ -99,16 +99,25 @@ async fn run(asked: Asked, config: Config, log: &Log, mut signals: Signals) -> E
         read_again: false,
     };
     let mut seen = JoinSet::new();
-    if let Some(presence) = presence {
+    if let Some(presence) = beside.presence {
         seen.spawn(presence.run(steering.shutdown.clone()));
     }
+    if let Some(rescheduler) = beside.rescheduler {
+        seen.spawn(rescheduler.run(steering.shutdown.clone()));
+    }
     let report = steering.run(worker).await;
-    // It ends with the worker, within half a second.
+    // They end with the worker, within half a second.
     while seen.join_next().await.is_some() {}
     end(&report)
 }
 
-fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Option<Presence>), Error> {
+/// What runs beside the worker, if anything does.
+struct Services {
+    presence: Option<Presence>,
+    rescheduler: Option<Rescheduler>,
+}
+
+fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Services), Error> {
     let set = &settings.worker;
     let backend = store::open(settings)?;
     let worker = Worker::builder(Intake::from(&backend), registry)
@@ -125,7 +134,18 @@ fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Option<Prese
         .unknown_kind(set.unknown_kind)
         .reconnect(set.reconnect.clone())
         .build()?;
-    let RedisSettings { presence, tag, labels } = &settings.redis;
+    let RedisSettings { presence, tag, labels, reschedule, reschedule_times } = &settings.redis;
+    let rescheduler = match (reschedule, &backend.reschedule) {
+        (None, _) => None,
+        (Some(every), Some(store)) => {
+            Some(Rescheduler::new(store.clone(), worker.handle()).times(*reschedule_times).every(*every)?)
+        }
+        (Some(_), None) => {
+            let what =
+                "redis.reschedule is for Resque's layout (`?layout=resque` in the source): leave it out";
+            return Err(Error::invalid(what));
+        }
+    };
     let presence = backend.announce.filter(|_| *presence).map(|announce| {
         let presence = Presence::new(announce, worker.handle()).labels(labels.clone());
         match tag {
@@ -133,7 +153,7 @@ fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Option<Prese
             None => presence,
         }
     });
-    Ok((worker, presence))
+    Ok((worker, Services { presence, rescheduler }))
 }
 
 /// Says what came of it.

@@ -50,10 +50,6 @@ pub(crate) struct ReadFailed {
     /// When it failed.
     pub(crate) failed_at: Option<SystemTime>,
     /// When it was enqueued again. Resque leaves the entry there.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "an entry is understood whole, and nobody shows this yet")
-    )]
     pub(crate) retried_at: Option<SystemTime>,
 }
 

@@ -13,6 +13,7 @@ use crate::cli::run::log::{Format, Level};
 use crate::error::Chain;
 use crate::job::Queue;
 use crate::limit::Queues;
+use crate::reschedule::Turn;
 use crate::retry::RetryPolicy;
 use crate::worker::{MAX_CONCURRENT_JOBS, ReconnectPolicy, UnknownKind};
 
@@ -47,6 +48,10 @@ pub(crate) struct RedisSettings {
     pub(crate) presence: bool,
     pub(crate) tag: Option<String>,
     pub(crate) labels: Vec<String>,
+    /// How often failed jobs are put back, if they are.
+    pub(crate) reschedule: Option<Duration>,
+    /// How often each at most.
+    pub(crate) reschedule_times: u32,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -130,7 +135,9 @@ impl SqliteSettings {
 
 impl RedisSettings {
     fn read(root: &mut Table<'_>, source: &Source) -> Self {
-        let mut read = Self { presence: true, tag: None, labels: Vec::new() };
+        let reschedule_times = Turn::DEFAULT.max_times;
+        let mut read =
+            Self { presence: true, tag: None, labels: Vec::new(), reschedule: None, reschedule_times };
         let Some(mut table) = root.table("redis") else { return read };
         if !source.is_redis() {
             let what = "[redis] has no meaning when the source is no Redis server: leave it out";
@@ -139,9 +146,23 @@ impl RedisSettings {
         read.presence = table.truth("presence").unwrap_or(read.presence);
         read.tag = table.text("tag", "a name").map(str::to_owned);
         read.labels = labels(&mut table);
+        read.reschedule = reschedule(&mut table);
+        let times = table.count("reschedule_times", 0, u32::MAX.into()).map(|times| times as u32);
+        read.reschedule_times = times.unwrap_or(read.reschedule_times);
         table.end();
         read
     }
+}
+
+/// Time enough for a turn.
+fn reschedule(table: &mut Table<'_>) -> Option<Duration> {
+    let least = Duration::from_secs(1);
+    let time = table.time("reschedule")?;
+    if time < least {
+        let what = format!("redis.reschedule is {time:?}: it must be at least {least:?}");
+        table.reading().note(Problem::new(table.origin(), what));
+    }
+    Some(time)
 }
 
 fn labels(table: &mut Table<'_>) -> Vec<String> {
