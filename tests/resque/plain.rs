@@ -71,10 +71,10 @@ async fn a_worker_gets_by_with_the_commands_of_apisonators_list() {
     let shutdown = Shutdown::new();
     let both = async { tokio::join!(worker.run(shutdown.clone()), presence.run(shutdown.clone())) };
     let look = async {
-        until_async("all have run", || scene.ask(&["GET", "resque:stat:processed"]) == "131").await;
+        until_async("all have run", || scene.ask(&["GET", "resque:stat:processed"]) == "132").await;
         // An idle worker takes what comes.
         scene.push(NewJob::new("Report", "[999]").queue("main")).await;
-        until_async("the late one too", || scene.ask(&["GET", "resque:stat:processed"]) == "132").await;
+        until_async("the late one too", || scene.ask(&["GET", "resque:stat:processed"]) == "133").await;
         assert_eq!(scene.worker().split(':').nth(2), Some("priority,main,stats"));
         shutdown.stop();
     };
@@ -83,7 +83,7 @@ async fn a_worker_gets_by_with_the_commands_of_apisonators_list() {
     let expected = (0..30).map(|n| ("priority", n)).chain((100..190).map(|n| ("main", n)));
     let expected = expected.chain((200..210).map(|n| ("stats", n))).chain([("main", 999)]);
     assert_eq!(ran, expected.map(|(queue, n)| (queue.to_owned(), n)).collect::<Vec<_>>());
-    assert_eq!(scene.ask(&["GET", "resque:stat:failed"]), "1");
+    assert_eq!(scene.ask(&["GET", "resque:stat:failed"]), "2");
     let failed = scene.server.command(&["LRANGE", "resque:failed", "0", "-1"]).texts();
     let failed: Vec<Value> = failed.iter().map(|entry| serde_json::from_str(entry).expect("JSON")).collect();
     let classes: Vec<_> = failed.iter().map(|entry| entry["payload"]["class"].as_str()).collect();

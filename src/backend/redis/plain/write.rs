@@ -182,12 +182,16 @@ impl PlainSession {
         if owed.is_empty() {
             return Ok(());
         }
-        let mut all = redis::cmd("RPUSH");
-        all.arg(&self.shared.keys.dead).arg(&owed);
-        let written = self.connection.clone().send_packed_command(&all).await.and_then(Value::extract_error);
-        written.map(drop).map_err(|error| {
+        let mut all = redis::pipe();
+        all.cmd("RPUSH").arg(&self.shared.keys.dead).arg(&owed);
+        self.trim(&mut all);
+        self.count(&mut all, Tally { processed: owed.len(), failed: owed.len() });
+        // Counts that were refused are for people only.
+        let written = self.send(DOING, &all).await.and_then(|mut answers| {
+            answers.swap_remove(0).extract_error().map_err(|error| failed(DOING, error))
+        });
+        written.map(drop).inspect_err(|_| {
             lock(&self.shared.plain.owed).splice(0..0, owed);
-            failed(DOING, error)
         })
     }
 }
