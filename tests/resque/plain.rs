@@ -7,7 +7,8 @@ use serde_json::Value;
 use tidegate::backend::redis::{Fetch, Layout, Redis};
 use tidegate::service::Presence;
 use tidegate::{
-    Context, Delivery, NewJob, Outcome, Queues, Registry, RetryPolicy, Settlement, Shutdown, Worker,
+    Context, Delivery, ErrorKind, NewJob, Outcome, Queues, Registry, RetryPolicy, Settled, Settlement,
+    Shutdown, Worker,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -185,4 +186,41 @@ async fn a_job_that_is_put_off_does_not_go_round_and_round() {
         rounds += 1;
     }
     assert!(rounds <= 12, "{rounds} times in half a second, {before} commands before");
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_to_write_is_settled_later_and_nothing_is_popped_with_it() {
+    let Some(scene) = scene().await else { return };
+    for number in 0..2 {
+        scene.push(NewJob::new("A", format!("[{number}]")).queue("main")).await;
+    }
+    let taken = scene.take(1, &["main"]).await;
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let settled = [Settled::new(taken[0].tag, Settlement::Reject).because("no luck")];
+    let more = wanted(5, &["main"], Duration::ZERO);
+    let error = scene.source.exchange(&settled, &more).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "1", "nobody would have got it");
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    let (stale, more) = scene.source.exchange(&settled, &more).await.expect("there is room");
+    assert!(stale.0.is_empty());
+    assert_eq!(&more[0].job.payload[..], b"[1]");
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
+}
+
+#[tokio::test]
+async fn what_is_no_job_is_not_lost_when_it_can_not_be_written_at_once() {
+    let Some(scene) = scene().await else { return };
+    scene.ask(&["RPUSH", "resque:queue:main", "no job"]);
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let now = wanted(5, &["main"], Duration::ZERO);
+    let error = scene.source.fetch(&now, &CancellationToken::new()).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "0");
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    // It may be another session that does it.
+    let another = scene.redis.intake().source.connect().await.expect("a source");
+    assert!(another.fetch(&now, &CancellationToken::new()).await.expect("fetched").is_empty());
+    assert!(scene.ask(&["LINDEX", "resque:failed", "0"]).contains("Tidegate::Unreadable"));
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
 }
