@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Enqueue as _, Inspect as _, JobQuery, JobState, NewJob};
 
+use crate::disk::ways;
 use crate::support::{Fifo, LIMIT, Place, Running, timed, until};
 
 /// The numbers of the records that were taken in and are done.
@@ -226,7 +227,7 @@ fn attempts_are_counted_across_runs_and_one_that_a_kill_cut_short_is_not() {
 #[test]
 fn a_full_disk_is_waited_out_and_costs_no_record() {
     const SCRIPT: &str = r#"
-        mkdir disk && mount -t tmpfs -o size=32m tidegate-test disk && head -c 32400000 /dev/zero > disk/filler || exit 77
+        dd if=/dev/zero of=disk/filler bs=1000 count=32400 || exit 77
         "$0" each --db disk/db -i in -j2 --progress never --shell -- 'echo $1 >> out' 2> said &
         each=$!
         tries=0
@@ -236,40 +237,43 @@ fn a_full_disk_is_waited_out_and_costs_no_record() {
         "$0" each -q --db disk/db -i in -j2 --shell -- 'echo again >> out' || exit 79
         exit $code
     "#;
-    let place = Place::new();
-    let input: String = (1..=6_000).map(|number| format!("{number}\n")).collect();
-    place.write("in", input);
-    let Some(code) = place.on_a_disk_of_its_own(SCRIPT) else { return };
-    let said = place.read("said");
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("the disk is full"), "{said}");
-    let mut ran = ran(&place);
-    ran.sort_unstable();
-    assert_eq!(ran, (1..=6_000).collect::<Vec<u64>>(), "each has run once");
+    for way in ways() {
+        let place = Place::new();
+        let input: String = (1..=500).map(|number| format!("{number}\n")).collect();
+        place.write("in", input);
+        let code = place.on_a_small_disk(way, 32 << 20, SCRIPT);
+        let said = place.read("said");
+        assert_eq!(code, 0, "{way:?}: {said}");
+        assert!(said.contains("the disk is full"), "{way:?}: {said}");
+        let mut ran = ran(&place);
+        ran.sort_unstable();
+        assert_eq!(ran, (1..=500).collect::<Vec<u64>>(), "{way:?}: each has run once");
+    }
 }
 
 /// Nothing is to be settled then, only to be fetched: a record waits for its second attempt.
 #[test]
 fn a_disk_that_fills_up_while_nothing_runs_is_said_too() {
     const SCRIPT: &str = r#"
-        mkdir disk && mount -t tmpfs -o size=8m tidegate-test disk || exit 77
         "$0" each --db disk/db -i in --max-attempts 2 --retry-wait 3s --progress never --shell -- '
             echo $1 >> out; test $(wc -l < out) = 2' 2> said &
         each=$!
         until test -s out; do :; done
         sleep 1 # the first attempt is settled long before; if not, that is said
-        cat /dev/zero > disk/filler 2> /dev/null
+        dd if=/dev/zero of=disk/filler bs=1000 2> /dev/null
         tries=0
         until grep -q 'trying again' said || test $tries = 5000; do tries=$((tries + 1)); done
         rm disk/filler
         wait $each
     "#;
-    let place = Place::new();
-    place.write("in", "1\n");
-    let Some(code) = place.on_a_disk_of_its_own(SCRIPT) else { return };
-    let said = place.read("said");
-    assert!(said.contains("the disk is full") && said.contains("trying again"), "{said}");
-    assert_eq!((code, place.read("out").as_str()), (0, "1\n1\n"), "{said}");
+    for way in ways() {
+        let place = Place::new();
+        place.write("in", "1\n");
+        let code = place.on_a_small_disk(way, 8 << 20, SCRIPT);
+        let said = place.read("said");
+        assert!(said.contains("the disk is full") && said.contains("trying again"), "{way:?}: {said}");
+        assert_eq!((code, place.read("out").as_str()), (0, "1\n1\n"), "{way:?}: {said}");
+    }
 }
 
 /// Each record costs the same, however many wait behind it.
