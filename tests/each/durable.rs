@@ -75,7 +75,7 @@ fn real_records(count: u64) -> Vec<Vec<u8>> {
             }
             8 => format!("-n --number={number} -e '{text}' # %s\\n\r").into_bytes(),
             // A name from before everybody wrote UTF-8.
-            _ => [format!("./caf").as_bytes(), &[0xE9], format!(" {number}/{name}").as_bytes()].concat(),
+            _ => [&b"./caf\xE9"[..], format!(" {number}/{name}").as_bytes()].concat(),
         }
     };
     (1..=count).map(record).collect()

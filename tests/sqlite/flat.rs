@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rusqlite::ffi::sqlite3_memory_used;
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{
@@ -144,11 +145,12 @@ async fn delete_some(jobs: &Sqlite, count: u64) {
     };
     let made = jobs.enqueue((0..count).map(job).collect()).await.expect("enqueued");
     // As many at once as there are: they share transactions.
-    let deleted = join_all(made.iter().map(|made| jobs.delete(made.id()))).await;
-    assert!(deleted.into_iter().all(|deleted| deleted.expect("deleted")), "nobody else takes them");
-    let dead = jobs.list(&JobQuery::new(JobState::Dead, 3)).await.expect("listed");
-    for dead in join_all(dead.iter().map(|dead| jobs.delete(&dead.job.id))).await {
-        dead.expect("deleted"); // or gone meanwhile, to make room
+    let mut deleting: FuturesUnordered<_> = made.iter().map(|made| jobs.delete(made.id())).collect();
+    while let Some(deleted) = deleting.next().await {
+        assert!(deleted.expect("deleted"), "nobody else takes them");
+    }
+    for dead in jobs.list(&JobQuery::new(JobState::Dead, 3)).await.expect("listed") {
+        jobs.delete(&dead.job.id).await.expect("deleted"); // or gone meanwhile, to make room
     }
 }
 
