@@ -3,6 +3,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/fed.rs"]
 mod fed;
 #[path = "sqlite/folder.rs"]

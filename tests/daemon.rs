@@ -5,6 +5,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/fed.rs"]
 mod fed;
 // Some of it is for `each` only.
@@ -15,6 +17,8 @@ mod support;
 #[path = "daemon/scene.rs"]
 mod scene;
 
+#[path = "daemon/cancelling.rs"]
+mod cancelling;
 #[path = "daemon/config.rs"]
 mod config;
 #[path = "daemon/ending.rs"]

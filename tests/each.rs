@@ -5,6 +5,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/fed.rs"]
 mod fed;
 #[path = "each/support.rs"]

@@ -2,6 +2,8 @@
 
 #![cfg(feature = "sqlite")]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "sqlite/doors.rs"]
 mod doors;
 #[path = "sqlite/faults.rs"]

@@ -1,12 +1,13 @@
 //! `--db`: the records outlive the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 
 use rustix::process::Signal;
 use tidegate::backend::sqlite::Sqlite;
 use tidegate::{Enqueue as _, Inspect as _, JobQuery, JobState, NewJob};
 
+use crate::disk::ways;
 use crate::support::{Fifo, LIMIT, Place, Running, timed, until};
 
 /// The numbers of the records that were taken in and are done.
@@ -34,18 +35,75 @@ fn ran(place: &Place) -> Vec<u64> {
     text.lines().map(|line| line.parse().expect("a number")).collect()
 }
 
+/// Records as people have them, the same each time: lines of a log, paths, entries of JSON and of CSV, each with a number of
+/// its own, and in them what shells, quotes and encodings trip over. A few are long.
+fn real_records(count: u64) -> Vec<Vec<u8>> {
+    const NAMES: [&str; 8] = [
+        "Ada Lovelace",
+        "O'Brien",
+        "Zoë \"Zed\" Müller",
+        "山田 太郎",
+        "back\\slash\\",
+        "$HOME `id` $(id)",
+        "tab\there",
+        "🦀 ; rm -rf *",
+    ];
+    let mut chance: u64 = 0x5EED;
+    let mut next = |below: u64| {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (chance >> 33) % below
+    };
+    let record = |number: u64| {
+        let name = NAMES[next(NAMES.len() as u64) as usize];
+        let (day, size) = (next(28) + 1, next(1 << 30));
+        let words: Vec<&str> = (0..next(12)).map(|_| NAMES[next(NAMES.len() as u64) as usize]).collect();
+        let text = words.join(" ");
+        match number % 10 {
+            0..4 => serde_json::json!({ "id": number, "name": name, "size": size, "tags": words, "note": text })
+                .to_string()
+                .into_bytes(),
+            4..6 => {
+                let name = name.replace('/', "_");
+                format!("/srv/archive/2029-03-{day:02}/{name}/IMG {number} (copy).JPG").into_bytes()
+            }
+            6 => format!("{number},\"{}\",{size},,\"{text}\"", name.replace('"', "\"\"")).into_bytes(),
+            7 => format!("  10.0.{day}.7 - - [{day:02}/Mar/2029:10:00:00 +0100] \"GET /{number}?q={text}\" 200 {size}  ")
+                .into_bytes(),
+            8 if number.is_multiple_of(50) => {
+                // Longer than a pipe takes at once, and still written by a shell in one piece.
+                format!("{{\"id\":{number},\"trace\":\"{}\"}}", "at f (é.rs:1) ".repeat(400)).into_bytes()
+            }
+            8 => format!("-n --number={number} -e '{text}' # %s\\n\r").into_bytes(),
+            // A name from before everybody wrote UTF-8.
+            _ => [&b"./caf\xE9"[..], format!(" {number}/{name}").as_bytes()].concat(),
+        }
+    };
+    (1..=count).map(record).collect()
+}
+
 /// Each record's effect is there, and none that was done runs again. `TIDEGATE_EACH_RECORDS` says of how many.
 #[test]
 fn killed_five_times_in_the_middle_it_goes_on_and_runs_nothing_again_that_was_done() {
     const KILLS: u64 = 5;
     const SLOTS: usize = 4;
-    let records =
-        std::env::var("TIDEGATE_EACH_RECORDS").map_or(50_000, |text| text.parse().expect("a number"));
+    let count = std::env::var("TIDEGATE_EACH_RECORDS").map_or(50_000, |text| text.parse().expect("a number"));
+    let records = real_records(count);
+    let numbers: HashMap<&[u8], u64> = records.iter().map(Vec::as_slice).zip(1..).collect();
+    assert_eq!(numbers.len() as u64, count, "no two are the same");
     let place = Place::new();
-    let input: String = (1..=records).map(|number| format!("{number}\n")).collect();
+    let input: Vec<u8> = records.iter().flat_map(|record| record.iter().copied().chain([b'\n'])).collect();
     let part = input.len() as u64 / (KILLS + 1);
-    place.write("in", input);
-    let args = ["-q", "--db", "db", "-i", "in", "-j4", "--shell", "--", "echo $1 >> out"];
+    place.write("in", &input);
+    // What has run, in the order in which it did. The whole record is its effect: one that came otherwise than it was, or
+    // in part, is none of them.
+    let ran = || -> Vec<u64> {
+        let out = fs::read(place.path("out")).unwrap_or_default();
+        let number = |line: &[u8]| {
+            *numbers.get(line).unwrap_or_else(|| panic!("no record: {:?}", String::from_utf8_lossy(line)))
+        };
+        out.split_inclusive(|byte| *byte == b'\n').map(|line| number(&line[..line.len() - 1])).collect()
+    };
+    let args = ["-q", "--db", "db", "-i", "in", "-j4", "--shell", "--", "printf '%s\\n' \"$1\" >> out"];
     let mut kills = Vec::new();
     for _ in 0..KILLS {
         let length = || fs::metadata(place.path("out")).map_or(0, |out| out.len());
@@ -55,19 +113,18 @@ fn killed_five_times_in_the_middle_it_goes_on_and_runs_nothing_again_that_was_do
         running.signal(Signal::KILL);
         running.child.wait().expect("it was killed");
         place.assert_nobody_is_left(); // what ran has ended by itself
-        kills.push((ran(&place).len(), done(&place)));
+        kills.push((ran().len(), done(&place)));
     }
     let last = place.run(args, "");
     assert_eq!((last.code(), last.stderr()), (0, String::new()));
-    let ran = ran(&place);
+    let ran = ran();
     for (before, done) in &kills {
         let again: Vec<&u64> = ran[*before..].iter().filter(|number| done.contains(number)).collect();
         assert!(again.is_empty(), "they were done: {again:?}");
     }
     let mut times = BTreeMap::new();
     ran.iter().for_each(|number| *times.entry(*number).or_insert(0_usize) += 1);
-    assert!((1..=records).all(|number| times.contains_key(&number)), "each has run");
-    assert_eq!(times.len() as u64, records, "and nothing else");
+    assert!((1..=count).all(|number| times.contains_key(&number)), "each has run");
     let twice = ran.len() - times.len();
     assert!(twice <= KILLS as usize * SLOTS, "{twice} ran twice: more than were in hand at a kill");
 }
@@ -226,7 +283,7 @@ fn attempts_are_counted_across_runs_and_one_that_a_kill_cut_short_is_not() {
 #[test]
 fn a_full_disk_is_waited_out_and_costs_no_record() {
     const SCRIPT: &str = r#"
-        mkdir disk && mount -t tmpfs -o size=32m tidegate-test disk && head -c 32400000 /dev/zero > disk/filler || exit 77
+        dd if=/dev/zero of=disk/filler bs=1000 count=32400 || exit 77
         "$0" each --db disk/db -i in -j2 --progress never --shell -- 'echo $1 >> out' 2> said &
         each=$!
         tries=0
@@ -236,40 +293,43 @@ fn a_full_disk_is_waited_out_and_costs_no_record() {
         "$0" each -q --db disk/db -i in -j2 --shell -- 'echo again >> out' || exit 79
         exit $code
     "#;
-    let place = Place::new();
-    let input: String = (1..=6_000).map(|number| format!("{number}\n")).collect();
-    place.write("in", input);
-    let Some(code) = place.on_a_disk_of_its_own(SCRIPT) else { return };
-    let said = place.read("said");
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("the disk is full"), "{said}");
-    let mut ran = ran(&place);
-    ran.sort_unstable();
-    assert_eq!(ran, (1..=6_000).collect::<Vec<u64>>(), "each has run once");
+    for way in ways() {
+        let place = Place::new();
+        let input: String = (1..=500).map(|number| format!("{number}\n")).collect();
+        place.write("in", input);
+        let code = place.on_a_small_disk(way, 32 << 20, SCRIPT);
+        let said = place.read("said");
+        assert_eq!(code, 0, "{way:?}: {said}");
+        assert!(said.contains("the disk is full"), "{way:?}: {said}");
+        let mut ran = ran(&place);
+        ran.sort_unstable();
+        assert_eq!(ran, (1..=500).collect::<Vec<u64>>(), "{way:?}: each has run once");
+    }
 }
 
 /// Nothing is to be settled then, only to be fetched: a record waits for its second attempt.
 #[test]
 fn a_disk_that_fills_up_while_nothing_runs_is_said_too() {
     const SCRIPT: &str = r#"
-        mkdir disk && mount -t tmpfs -o size=8m tidegate-test disk || exit 77
         "$0" each --db disk/db -i in --max-attempts 2 --retry-wait 3s --progress never --shell -- '
             echo $1 >> out; test $(wc -l < out) = 2' 2> said &
         each=$!
         until test -s out; do :; done
         sleep 1 # the first attempt is settled long before; if not, that is said
-        cat /dev/zero > disk/filler 2> /dev/null
+        dd if=/dev/zero of=disk/filler bs=1000 2> /dev/null
         tries=0
         until grep -q 'trying again' said || test $tries = 5000; do tries=$((tries + 1)); done
         rm disk/filler
         wait $each
     "#;
-    let place = Place::new();
-    place.write("in", "1\n");
-    let Some(code) = place.on_a_disk_of_its_own(SCRIPT) else { return };
-    let said = place.read("said");
-    assert!(said.contains("the disk is full") && said.contains("trying again"), "{said}");
-    assert_eq!((code, place.read("out").as_str()), (0, "1\n1\n"), "{said}");
+    for way in ways() {
+        let place = Place::new();
+        place.write("in", "1\n");
+        let code = place.on_a_small_disk(way, 8 << 20, SCRIPT);
+        let said = place.read("said");
+        assert!(said.contains("the disk is full") && said.contains("trying again"), "{way:?}: {said}");
+        assert_eq!((code, place.read("out").as_str()), (0, "1\n1\n"), "{way:?}: {said}");
+    }
 }
 
 /// Each record costs the same, however many wait behind it.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use tidegate::backend::sqlite::Sqlite;
 
+use crate::disk::ways;
 use crate::support::{Place, skipped, until};
 
 /// Somebody who has no rights but those of everybody: permissions do not stop root.
@@ -161,22 +162,28 @@ fn a_folder_in_which_no_file_may_be_made_is_said_before_anything_runs() {
 #[test]
 fn a_disk_that_has_become_read_only_is_said_and_costs_no_record() {
     const SCRIPT: &str = r#"
-        mkdir disk && mount -t tmpfs -o size=8m tidegate-test disk || exit 77
         "$0" each -q --db disk/db -i in -j1 --shell -- 'echo $1 >> out; test $1 != 2 || kill -KILL $PPID'
         tries=0
-        until mount -o remount,ro disk; do tries=$((tries + 1)); test $tries -lt 1000 || exit 77; done
+        until eval "$TIDEGATE_TEST_LOCK"; do tries=$((tries + 1)); test $tries -lt 1000 || exit 77; done
         "$0" each --db disk/db -i in -j1 --progress never --shell -- 'echo $1 >> out' 2> said
         echo $? > code
         cp out before
-        mount -o remount,rw disk || exit 78
+        eval "$TIDEGATE_TEST_UNLOCK" || exit 78
         "$0" each -q --db disk/db -i in -j1 --shell -- 'echo $1 >> out'
     "#;
-    let place = Place::new();
-    place.write("in", INPUT);
-    let Some(code) = place.on_a_disk_of_its_own(SCRIPT) else { return };
-    let (said, first) = (place.read("said"), place.read("code"));
-    assert_eq!((code, first.trim(), place.read("before").as_str()), (0, "5", "1\n2\n"), "{said}");
-    let why = "tidegate: --db disk/db can't be used: disk/db.lock can't be opened: Read-only file system";
-    assert!(said.starts_with(why) && said.contains("must be able to write it and its folder"), "{said}");
-    assert_eq!(place.read("out"), "1\n2\n2\n3\n4\n5\n", "what was in hand ran again, and all that was left");
+    for way in ways() {
+        let place = Place::new();
+        place.write("in", INPUT);
+        let code = place.on_a_small_disk(way, 8 << 20, SCRIPT);
+        let (said, first) = (place.read("said"), place.read("code"));
+        let before = (code, first.trim(), place.read("before"));
+        assert_eq!(before, (0, "5", "1\n2\n".to_owned()), "{way:?}: {said}");
+        let why = "tidegate: --db disk/db can't be used: disk/db.lock can't be opened: Read-only file system";
+        assert!(
+            said.starts_with(why) && said.contains("must be able to write it and its folder"),
+            "{way:?}: {said}"
+        );
+        let all = "1\n2\n2\n3\n4\n5\n";
+        assert_eq!(place.read("out"), all, "{way:?}: what was in hand ran again, and all that was left");
+    }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::disk::Way;
 use crate::fed::fed;
 
 /// How long anything may take before a test gives up on it. Never waited for when all is well.
@@ -83,22 +84,14 @@ impl Place {
         Ran(output)
     }
 
-    /// Runs this shell script, whose `$0` is the program, where it may mount a disk at `disk`. Returns its exit code, of
-    /// which 77 says that no disk can be had: then and if no such place can be had either, `None`, and that is said.
-    pub(crate) fn on_a_disk_of_its_own(&self, script: &str) -> Option<i32> {
-        // A user namespace makes it possible without being root; who is root may not be allowed to have one.
-        for namespaces in ["-rm", "-m"] {
-            let mut command = Command::new("unshare");
-            command.args([namespaces, "sh", "-c", script, env!("CARGO_BIN_EXE_tidegate")]);
-            command.current_dir(&self.path);
-            let Ok(done) = self.marked(command).output() else { continue };
-            match done.status.code() {
-                None | Some(1 | 77) => drop(fs::remove_dir(self.path("disk"))),
-                code => return code,
-            }
-        }
-        skipped("no mount namespace and no tmpfs may be made here");
-        None
+    /// Runs this shell script, whose `$0` is the program, with a small disk at `disk`. Returns its exit code.
+    pub(crate) fn on_a_small_disk(&self, way: &Way, bytes: u64, script: &str) -> i32 {
+        let mut command = way.small_disk(&self.path("disk"), bytes, script);
+        command.arg(env!("CARGO_BIN_EXE_tidegate")).current_dir(&self.path);
+        let done = self.marked(command).output().expect("there is `sh`");
+        self.assert_nobody_is_left();
+        let said = String::from_utf8_lossy(&done.stderr);
+        done.status.code().unwrap_or_else(|| panic!("{way:?}: {}: {said}", done.status))
     }
 
     /// Starts it, with pipes to all three streams.

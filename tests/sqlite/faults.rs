@@ -1,7 +1,6 @@
 //! What goes wrong with the disk under a file: it is full, it is read-only, it is broken.
 //!
-//! A disk of its own is a tmpfs in a mount namespace of its own, which the system must allow. In it this very test
-//! program runs again, with [`DISK`] set.
+//! On a disk of its own ([`disk`]) this very test program runs again, with [`DISK`] set.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -19,38 +18,32 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::disk::{self, DISK, LOCK, UNLOCK};
 use crate::file::at_once;
 use crate::folder::Folder;
 
-/// Where the disk of a test is, in the process that has one.
-const DISK: &str = "TIDEGATE_TEST_DISK";
-
-/// Runs the test of this name once more, with a disk of 1 MiB. `None` in the process that has it: that is to do the
-/// work, with the disk's place. Where no disk can be had, this is said on one line.
+/// Runs the test of this name once more with a disk of 1 MiB, by each way to have one. `None` in the process that does
+/// so; the other one is to do the work, with the disk's place.
 fn with_a_small_disk(test: &str) -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(DISK) {
         return Some(disk.into());
     }
-    let folder = Folder::new();
     let program = std::env::current_exe().expect("a test knows where it is");
-    // A user namespace makes it possible without being root; who is root may not be allowed to have one.
-    for namespaces in ["-rm", "-m"] {
-        let mut command = Command::new("unshare");
-        command.args([namespaces, "sh", "-c"]);
-        command
-            .arg("mount -t tmpfs -o size=1m tidegate-test \"$1\" || exit 99; shift; exec \"$@\"")
-            .arg("sh");
-        command.arg(folder.path()).arg(&program).args(["--exact", test, "--nocapture"]);
-        let Ok(done) = command.env(DISK, folder.path()).output() else { continue };
-        match done.status.code() {
-            Some(0) => return None,
-            Some(101) => panic!("on its disk: {}", String::from_utf8_lossy(&done.stderr)),
-            _ => {}
-        }
+    for way in disk::ways() {
+        let folder = Folder::new();
+        let mut command = way.small_disk(&folder.file("disk"), 1 << 20, "exec \"$0\" \"$@\"");
+        let done =
+            command.arg(&program).args(["--exact", test, "--nocapture"]).output().expect("there is `sh`");
+        let [out, err] = [&done.stdout, &done.stderr].map(|said| String::from_utf8_lossy(said));
+        assert!(done.status.success() && out.contains("1 passed"), "{way:?}: {}: {out}{err}", done.status);
     }
-    // Past the test program, which would keep it to itself.
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: no mount namespace and no tmpfs may be made here");
     None
+}
+
+/// Runs one of the disk's own commands.
+fn shell(command: &str) -> bool {
+    let command = std::env::var(command).expect("it is on a disk of its own");
+    Command::new("sh").args(["-c", &command]).status().expect("there is `sh`").success()
 }
 
 /// What SQLite makes a file of by default.
@@ -121,7 +114,7 @@ async fn no_file_can_be_made_on_a_full_disk_but_it_can_later() {
     let (file, ballast) = (disk.join("jobs.sqlite"), disk.join("ballast"));
     std::fs::write(&ballast, vec![0; (1 << 20) - 8192]).expect("there is room for that");
     let error = Sqlite::open(&file).expect_err("there is no room");
-    assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Unavailable), "{error}");
+    assert_full(&error);
     assert!(error.to_string().contains(&file.display().to_string()), "{error}");
     std::fs::remove_file(&ballast).expect("removed");
     push(&Sqlite::open(&file).expect("there is room again"), vec![1]).await.expect("enqueued");
@@ -132,23 +125,18 @@ async fn a_disk_that_is_read_only_is_said() {
     let Some(disk) = with_a_small_disk("faults::a_disk_that_is_read_only_is_said") else { return };
     let file = disk.join("jobs.sqlite");
     push(&Sqlite::open(&file).expect("a new file"), vec![1]).await.expect("enqueued");
-    let remount = |how: &str| {
-        // Whoever was at work on the file may hold it for a moment yet.
-        for _ in 0..1_000 {
-            let mounted =
-                Command::new("mount").args(["-o", how]).arg(&disk).output().expect("there is a `mount`");
-            if mounted.status.success() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("it can't be mounted with {how}");
-    };
-    remount("remount,ro");
+    // Whoever was at work on the file may hold it for a moment yet.
+    assert!((0..1_000).any(|_| shell(LOCK) || pause()), "it can't be made read-only");
     assert_denied(&Sqlite::open(&file).expect_err("it can't be written"), &file);
-    remount("remount,rw");
+    assert!(shell(UNLOCK), "it can't be made writable again");
     let jobs = Sqlite::open(&file).expect("it can be written again");
     assert_eq!(jobs.counts().await.expect("counted").ready, 1);
+}
+
+/// For a moment; never what was waited for.
+fn pause() -> bool {
+    std::thread::sleep(Duration::from_millis(5));
+    false
 }
 
 /// It is said when it is opened, and not with the first job.

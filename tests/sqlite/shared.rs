@@ -5,8 +5,9 @@ use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
+use rusqlite::Connection;
 use tidegate::backend::sqlite::{Durability, Sqlite};
-use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Settled, Settlement, Source};
+use tidegate::{Enqueue, FetchRequest, Inspect, NewJob, Renew, Renewal, Settled, Settlement, Source};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -141,4 +142,51 @@ async fn a_hand_over_that_had_to_wait_for_the_file_has_a_whole_lease_all_the_sam
 #[expect(clippy::disallowed_methods, reason = "leases run out by the system's clock")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+/// SQLite lets in whoever comes first, and sleeps for up to 100 ms between two looks: who leaves hardly a pause keeps the others
+/// out for seconds. A lease must not run out meanwhile.
+#[tokio::test]
+async fn who_writes_one_transaction_after_the_other_keeps_nobody_from_renewing_a_lease() {
+    const RENEWALS: usize = 32;
+    let folder = Folder::new();
+    let file = folder.file("jobs.sqlite");
+    let jobs = Sqlite::builder(&file).busy_timeout(Duration::from_secs(60));
+    let jobs = jobs.lease_ttl(Duration::from_secs(600)).open().expect("a new file");
+    jobs.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
+    let had =
+        jobs.fetch(&wanted(1, Duration::ZERO), &CancellationToken::new()).await.expect("fetched").remove(0);
+    let over = CancellationToken::new();
+    let (busy, told) = (Connection::open(&file).expect("the same file"), over.clone());
+    let busy = tokio::task::spawn_blocking(move || {
+        busy.busy_timeout(Duration::from_secs(60)).expect("set");
+        busy.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE theirs (number INTEGER)").expect("done");
+        let mut written = 0;
+        while !told.is_cancelled() {
+            busy.execute_batch("BEGIN IMMEDIATE; INSERT INTO theirs VALUES (1)").expect("begun");
+            // As long as a disk takes, say.
+            std::thread::sleep(Duration::from_millis(3));
+            busy.execute_batch("COMMIT").expect("committed");
+            // As long as one of our own processes takes to begin the next.
+            std::thread::sleep(Duration::from_micros(50));
+            written += 1;
+        }
+        written
+    });
+    // However this ends, the other one does too.
+    let over = over.drop_guard();
+    let mut took = Vec::new();
+    for _ in 0..RENEWALS {
+        // At another moment of its work each time.
+        tokio::time::sleep(Duration::from_millis(10 + took.len() as u64 % 7)).await;
+        let before = Instant::now();
+        assert_eq!(jobs.renew(&[had.tag]).await.expect("renewed"), [Renewal::Kept]);
+        took.push(before.elapsed());
+        // Ten times what it takes on a machine that does nothing else.
+        assert!(took.iter().sum::<Duration>() < Duration::from_secs(4), "{took:?}");
+    }
+    drop(over);
+    took.sort();
+    println!("half within {:?}, the last after {:?}", took[RENEWALS / 2], took[RENEWALS - 1]);
+    assert!(busy.await.expect("no panic") > RENEWALS, "it wrote all the time");
 }

@@ -4,11 +4,14 @@ use std::fs::File;
 use std::path::Path;
 
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
 use crate::error::{BoxError, Error, ErrorKind};
 
 pub(super) const READ_ONLY: &str =
     "the file, its -wal or -shm, or its folder is read-only: this program must be able to write them all";
+
+const FULL: &str = "the disk is full: make room; nothing was changed";
 
 /// The same failure as an [`Error`]: of the kind that tells whether it may pass, and saying what to do.
 pub(super) fn failed(doing: impl Into<String>, error: rusqlite::Error) -> Error {
@@ -55,11 +58,12 @@ fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
             (ErrorKind::Unavailable, "another process has kept the file locked for too long")
         }
-        ErrorCode::DiskFull => (ErrorKind::Full, "the disk is full: make room; nothing was changed"),
+        ErrorCode::DiskFull => (ErrorKind::Full, FULL),
         ErrorCode::ReadOnly => (ErrorKind::Denied, READ_ONLY),
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => (
             ErrorKind::Denied,
-            "the folder must be there, and this program must be able to write it and the file",
+            "the folder must be there with room for another file in it, and this program must be able to write it and \
+             the file",
         ),
         ErrorCode::DatabaseCorrupt => (
             ErrorKind::Decode,
@@ -67,7 +71,15 @@ fn judge(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
              with `sqlite3 FILE .recover`",
         ),
         ErrorCode::NotADatabase => (ErrorKind::Decode, "the file is no SQLite database: name another one"),
-        ErrorCode::SystemIoFailure => (ErrorKind::Unavailable, "the system could not read or write the file"),
+        // The index of the WAL could not be made as long as it must be, which is all that this ever means.
+        ErrorCode::SystemIoFailure if error.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE) => {
+            (ErrorKind::Full, FULL)
+        }
+        ErrorCode::SystemIoFailure => (
+            ErrorKind::Unavailable,
+            "the system could not read or write the file: its log may say why, and a quota or a limit on the size of files \
+             may be reached",
+        ),
         ErrorCode::TooBig => (ErrorKind::InvalidInput, "it is larger than SQLite can hold"),
         ErrorCode::OutOfMemory => (ErrorKind::Unavailable, "there is no memory left"),
         _ => (ErrorKind::Internal, ""),

@@ -15,6 +15,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::runtime::Handle;
@@ -22,7 +23,9 @@ use tokio::sync::{Notify, oneshot};
 
 use super::config::{Durability, Settings};
 use super::failure::failed;
+use super::schema::How;
 use super::store::{Effects, Txn};
+use super::turn;
 use crate::error::{Chain, Error, ErrorKind};
 use crate::sync::{Mutex, lock};
 
@@ -35,6 +38,8 @@ pub(super) struct Gate {
     /// What a commit waits for the disk for; and whether it does so now, which changes under the connection's lock.
     durability: Durability,
     waits: AtomicBool,
+    /// How long it waits for other processes.
+    patience: Duration,
     settings: Settings,
     /// Rung when something has become ready, or is due sooner than all before.
     pub(super) bell: Notify,
@@ -95,12 +100,14 @@ impl Fate {
 }
 
 impl Gate {
-    pub(super) fn new(connection: Connection, durability: Durability, settings: Settings) -> Arc<Self> {
+    pub(super) fn new(connection: Connection, how: &How, settings: Settings) -> Arc<Self> {
+        let durability = how.durability;
         Arc::new(Self {
             waiting: Mutex::default(),
             connection: Mutex::new(connection),
             durability,
             waits: AtomicBool::new(durability == Durability::Full),
+            patience: how.busy_timeout,
             settings,
             bell: Notify::new(),
         })
@@ -208,7 +215,7 @@ impl Gate {
     ) -> Result<Effects, Fate> {
         let sql = |error| Fate::of("a transaction on the file", error);
         self.wait_for_the_disk(connection, for_good).map_err(sql)?;
-        let transaction = Transaction::begin(connection).map_err(sql)?;
+        let transaction = Transaction::begin(connection, self.patience).map_err(sql)?;
         let mut txn = Txn::begin(connection, &self.settings).map_err(sql)?;
         for wish in wishes {
             if !alone {
@@ -320,9 +327,8 @@ fn wish<T: Send + 'static>(
 struct Transaction<'a>(&'a Connection);
 
 impl<'a> Transaction<'a> {
-    fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        Ok(Self(connection))
+    fn begin(connection: &'a Connection, patience: Duration) -> rusqlite::Result<Self> {
+        turn::begin(connection, patience).map(|()| Self(connection))
     }
 
     fn commit(self) -> rusqlite::Result<()> {

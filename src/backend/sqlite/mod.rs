@@ -61,6 +61,7 @@ mod sole;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod unheard;
 
 use std::fmt;
@@ -162,7 +163,7 @@ impl Sqlite {
         let reader = Arc::new(Reader::new(&builder, clock));
         let SqliteBuilder { path, settings, how, watch_every, .. } = builder;
         let lease_ttl = settings.lease_ttl;
-        let gate = Gate::new(writer, how.durability, settings);
+        let gate = Gate::new(writer, &how, settings);
         let watcher = Mutex::new(watcher);
         let unheard = Unheard::default();
         let shared =

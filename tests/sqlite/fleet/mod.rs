@@ -2,6 +2,7 @@
 //!
 //! What is claimed is claimed of each job and each attempt by name: see [`Trail::check`](trail::Trail::check).
 
+mod across;
 mod killed;
 mod process;
 mod stopped;

@@ -103,10 +103,13 @@ async fn nothing_is_lost_when_workers_are_stopped_and_woken_and_only_what_was_in
         // Who is stopped in the middle of a transaction keeps the file locked, so the other loses its leases too.
         if fleet.trail.is_locked() {
             cut.in_flight = fleet.trail.held();
-            locked.push((cuts.len(), worker.generation, stands));
+            locked.push((cuts.len(), stands));
+        }
+        tokio::time::sleep_until(asleep + TTL * 2).await;
+        if locked.last().is_some_and(|(number, _)| *number == cuts.len()) {
+            cut.woken_in_the_middle = Some(wall_clock());
         }
         cuts.push(cut);
-        tokio::time::sleep_until(asleep + TTL * 2).await;
         worker.wake();
     }
     assert!(fleet.trail.done() < JOBS, "all was done before the last one woke: this shows nothing");
@@ -118,8 +121,8 @@ async fn nothing_is_lost_when_workers_are_stopped_and_woken_and_only_what_was_in
     }
     assert_eq!(done, JOBS as u64, "each settlement was confirmed to one of them");
     // What was to be handed over in that transaction was in flight as well.
-    for (cut, generation, stands) in locked {
-        let taking = fleet.trail.was_taking(generation, &cuts[cut], stands);
+    for (cut, stands) in locked {
+        let taking = fleet.trail.was_taking(&cuts[cut], stands);
         cuts[cut].in_flight.extend(taking);
     }
     fleet.trail.check(&fleet.jobs, &cuts, After::Sleep);

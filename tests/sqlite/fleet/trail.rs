@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, Params};
 
 use super::GRACE;
-use super::process::{Line, What, log};
+use super::process::{Line, SLOTS, What, log};
 
 /// An attempt: the number of its job, and the token with which that was handed over.
 pub(super) type Attempt = (i64, i64);
@@ -21,8 +21,25 @@ pub(super) type Attempt = (i64, i64);
 pub(super) struct Cut {
     pub(super) at: u64,
     pub(super) in_flight: HashSet<Attempt>,
-    /// Hand-overs are numbered; this was the last that had been committed.
+    pub(super) generation: u32,
+    /// Hand-overs are numbered, and so are settlements; these were the last that had been committed.
     pub(super) last: i64,
+    last_gone: i64,
+    /// It was put to sleep in the middle of a transaction, as the file was locked while it slept: and when it was woken.
+    pub(super) woken_in_the_middle: Option<u64>,
+}
+
+/// A settlement that was committed.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    number: i64,
+    job: i64,
+    token: i64,
+    state: i64,
+    /// When its lease was to run out.
+    due: u64,
+    /// In whole milliseconds since 1970.
+    at: u64,
 }
 
 /// What a cut does to the attempts that were in flight.
@@ -47,12 +64,14 @@ impl Trail {
         let connection = Connection::open(file).expect("the file");
         let sql = format!(
             "CREATE TABLE handed (token INTEGER PRIMARY KEY, generation INTEGER NOT NULL, at INTEGER NOT NULL);
-             CREATE TABLE gone (job INTEGER NOT NULL, token INTEGER NOT NULL, state INTEGER NOT NULL, at INTEGER NOT NULL);
+             CREATE TABLE gone (number INTEGER PRIMARY KEY, job INTEGER NOT NULL, token INTEGER NOT NULL,
+                 state INTEGER NOT NULL, due INTEGER NOT NULL, at INTEGER NOT NULL);
              CREATE TRIGGER note_handed AFTER UPDATE OF token ON tidegate_jobs WHEN NEW.state = 2 BEGIN
                  INSERT OR IGNORE INTO handed VALUES (NEW.token, NEW.due - NEW.since - {}, NEW.since);
              END;
              CREATE TRIGGER note_gone AFTER DELETE ON tidegate_jobs BEGIN
-                 INSERT INTO gone VALUES (OLD.id, OLD.token, OLD.state, CAST(unixepoch('subsec') * 1000 AS INTEGER));
+                 INSERT INTO gone (job, token, state, due, at)
+                     VALUES (OLD.id, OLD.token, OLD.state, OLD.due, CAST(unixepoch('subsec') * 1000 AS INTEGER));
              END;",
             ttl.as_nanos()
         );
@@ -87,12 +106,15 @@ impl Trail {
     /// That process was killed or put to sleep at `at`, and does nothing now.
     pub(super) fn cut(&self, at: u64, generation: u32) -> Cut {
         let last = self.number("SELECT coalesce(max(token), 0) FROM handed", []);
-        Cut { at, in_flight: self.held_by(generation), last }
+        let last_gone = self.number("SELECT coalesce(max(number), 0) FROM gone", []);
+        let in_flight = self.held_by(generation);
+        Cut { at, in_flight, generation, last, last_gone, woken_in_the_middle: None }
     }
 
     /// What that process, which was asleep, was taking just then, and has from when it wakes: with leases that have run
     /// out. To be asked at the end.
-    pub(super) fn was_taking(&self, generation: u32, cut: &Cut, asleep: u64) -> HashSet<Attempt> {
+    pub(super) fn was_taking(&self, cut: &Cut, asleep: u64) -> HashSet<Attempt> {
+        let generation = cut.generation;
         let sql = "SELECT token, generation FROM handed WHERE generation = ?1 AND token > ?2 AND at <= ?3";
         let asleep = asleep.cast_signed();
         let tokens = self.attempts(sql, rusqlite::params![generation, cut.last, asleep]);
@@ -131,12 +153,15 @@ impl Trail {
         lines
     }
 
-    /// Each of these jobs is settled, once, by who had its lease and had run it; and has run again only if
-    /// it was in flight at a cut, and then in time.
+    /// Each of these jobs is settled, once, by who had its lease and had run it, and before the lease had run out, unless
+    /// that was put to sleep in between; and has run again only if it was in flight at a cut, and then in time.
     pub(super) fn check(&self, jobs: &[i64], cuts: &[Cut], after: After) {
         assert_eq!((self.done(), self.dead()), (jobs.len(), 0), "done and dead");
         let log = log(&self.file);
-        let settled = self.check_settlements(jobs, &log);
+        let gone = self.gone();
+        let handed = self.attempts("SELECT token, generation FROM handed", []);
+        late(&gone, &handed.into_iter().collect(), cuts).unwrap_or_else(|why| panic!("{why}"));
+        let settled = check_settlements(&gone, jobs, &log);
         let mut starts: HashMap<i64, Vec<&Line>> = HashMap::new();
         log.iter()
             .filter(|line| line.what == What::Start)
@@ -147,31 +172,16 @@ impl Trail {
         }
     }
 
-    /// Returns with which token each job was settled.
-    fn check_settlements(&self, jobs: &[i64], log: &[Line]) -> HashMap<i64, i64> {
-        let ends = log.iter().filter(|line| line.what == What::End);
-        let ends: HashMap<Attempt, &Line> = ends.map(|line| ((line.job, line.token), line)).collect();
-        let mut statement =
-            self.connection.prepare("SELECT job, token, state, at FROM gone").expect("a table of ours");
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
-        let mut settled = HashMap::new();
-        for row in rows.expect("a table of ours") {
-            let (job, token, state, at): (i64, i64, i64, i64) = row.expect("a row of ours");
-            assert_eq!(state, 2, "job {job} was settled though nobody had it");
-            let end = ends.get(&(job, token)).unwrap_or_else(|| {
-                panic!("job {job} was settled in place of who had it: its attempt {token} never ended")
-            });
-            // The file's times are in whole milliseconds.
-            assert!(
-                end.at / 1_000_000 <= at.unsigned_abs(),
-                "job {job} was settled before the attempt {token} that had it ended: {end:?}, {at}"
-            );
-            assert!(settled.insert(job, token).is_none(), "job {job} was settled twice");
-        }
-        let open: Vec<_> = jobs.iter().filter(|job| !settled.contains_key(job)).collect();
-        assert!(open.is_empty(), "never settled: {open:?}");
-        assert_eq!(settled.len(), jobs.len(), "what was settled was never enqueued");
-        settled
+    /// All settlements, in their order.
+    fn gone(&self) -> Vec<Gone> {
+        let sql = "SELECT number, job, token, state, due, at FROM gone ORDER BY number";
+        let mut statement = self.connection.prepare(sql).expect("a table of ours");
+        let time = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::unsigned_abs);
+        let rows = statement.query_map([], |row| {
+            let [number, job, token, state] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+            Ok(Gone { number, job, token, state, due: time(row, 4)?, at: time(row, 5)? })
+        });
+        rows.expect("a table of ours").collect::<rusqlite::Result<_>>().expect("rows of ours")
     }
 
     /// Who runs a job was handed it, once for each run; a run that was not settled was in flight at a cut.
@@ -227,5 +237,90 @@ impl Trail {
             let waited = Duration::from_nanos(next - cut.at);
             assert!(waited <= limit, "job {job} ran again after {waited:?}: at most {limit:?}");
         }
+    }
+}
+
+/// No settlement was taken once its lease had run out. The exceptions are named one by one: those in the one transaction
+/// in whose middle a process was put to sleep. It had asked for the time, and kept everybody else out; so these come
+/// first of all that was settled after the cut, in one row, and once it was awake.
+fn late(gone: &[Gone], handed: &HashMap<i64, i64>, cuts: &[Cut]) -> Result<usize, String> {
+    let by = |token: i64| handed.get(&token).copied();
+    let mut found = 0;
+    for one in gone.iter().filter(|one| one.at * 1_000_000 > one.due) {
+        let was_in_the_middle = |cut: &&Cut| {
+            let Some(woken) = cut.woken_in_the_middle else { return false };
+            let mut until =
+                gone.iter().filter(|other| (cut.last_gone + 1..=one.number).contains(&other.number));
+            // The file's times are in whole milliseconds.
+            one.number > cut.last_gone
+                && one.number <= cut.last_gone + SLOTS as i64
+                && one.at >= woken / 1_000_000
+                && until.all(|other| by(other.token) == Some(cut.generation.into()))
+        };
+        if !cuts.iter().any(|cut| was_in_the_middle(&cut)) {
+            let after = Duration::from_nanos(one.at * 1_000_000 - one.due);
+            return Err(format!(
+                "job {} was settled {after:?} after its lease had run out, by process {:?}, which was in the middle of no \
+                 transaction when it was put to sleep: {one:?}; {cuts:?}",
+                one.job,
+                by(one.token)
+            ));
+        }
+        found += 1;
+    }
+    Ok(found)
+}
+
+/// Returns with which token each job was settled.
+fn check_settlements(gone: &[Gone], jobs: &[i64], log: &[Line]) -> HashMap<i64, i64> {
+    let ends = log.iter().filter(|line| line.what == What::End);
+    let ends: HashMap<Attempt, &Line> = ends.map(|line| ((line.job, line.token), line)).collect();
+    let mut settled = HashMap::new();
+    for Gone { job, token, state, at, .. } in gone {
+        assert_eq!(*state, 2, "job {job} was settled though nobody had it");
+        let end = ends.get(&(*job, *token)).unwrap_or_else(|| {
+            panic!("job {job} was settled in place of who had it: its attempt {token} never ended")
+        });
+        // The file's times are in whole milliseconds.
+        assert!(
+            end.at / 1_000_000 <= *at,
+            "job {job} was settled before the attempt {token} that had it ended: {end:?}, {at}"
+        );
+        assert!(settled.insert(*job, *token).is_none(), "job {job} was settled twice");
+    }
+    let open: Vec<_> = jobs.iter().filter(|job| !settled.contains_key(job)).collect();
+    assert!(open.is_empty(), "never settled: {open:?}");
+    assert_eq!(settled.len(), jobs.len(), "what was settled was never enqueued");
+    settled
+}
+
+#[test]
+fn a_settlement_that_was_taken_too_late_is_found() {
+    const MS: u64 = 1_000_000;
+    let settled = |number, token, at| Gone { number, job: number, token, state: 2, due: 500 * MS, at };
+    let cut = |woken: Option<u64>| Cut {
+        at: 300 * MS,
+        in_flight: HashSet::new(),
+        generation: 7,
+        last: 0,
+        last_gone: 1,
+        woken_in_the_middle: woken.map(|ms| ms * MS),
+    };
+    // Token 1 went to process 7, and token 2 to another one.
+    let handed = HashMap::from([(1, 7), (2, 8)]);
+    let late = |gone: &[Gone], cut| late(gone, &handed, &[cut]).ok();
+    let in_time = [settled(1, 1, 200), settled(2, 2, 500)];
+    assert_eq!(late(&in_time, cut(None)), Some(0));
+    let middle = [settled(1, 1, 200), settled(2, 1, 250), settled(3, 1, 900)];
+    assert_eq!(late(&middle, cut(Some(850))), Some(1));
+    for (what, gone, cut) in [
+        ("it slept in no transaction", &middle[..], cut(None)),
+        ("it was asleep yet", &middle, cut(Some(950))),
+        ("somebody else", &[settled(1, 1, 200), settled(2, 2, 900)], cut(Some(850))),
+        ("somebody else came in between", &[settled(2, 2, 400), settled(3, 1, 900)], cut(Some(850))),
+        ("before the cut", &[settled(1, 1, 900)], cut(Some(850))),
+        ("more than it could have", &[settled(2 + SLOTS as i64, 1, 900)], cut(Some(850))),
+    ] {
+        assert_eq!(late(gone, cut), None, "{what}");
     }
 }
