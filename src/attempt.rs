@@ -18,17 +18,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::completions::{Completions, End, Finished, Next};
+use crate::completions::{Completions, End, Finished};
 use crate::context::{Context, Run};
 use crate::outcome::{Outcome, Panicked};
+use crate::pull::{MAX_IN_A_ROW, Next, Ticket};
 use crate::telemetry;
 
 /// One attempt, ready to be run.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     run: Arc<Run>,
-    /// The number of its kind.
-    kind: usize,
     reporter: Reporter,
 }
 
@@ -36,17 +35,34 @@ pub(crate) struct Attempt {
 #[derive(Debug)]
 struct Reporter {
     place: usize,
+    kind: usize,
     completions: Arc<Completions>,
     silent: bool,
+    /// The task pulls others of its kind after this.
+    ticket: Option<Ticket>,
 }
 
 impl Reporter {
-    /// Reports, and returns the next attempt for the same task, if there is one.
-    async fn report(mut self, end: End, run_time: Duration, kind: usize) -> Option<Attempt> {
+    /// Reports how it ended and how long it took; nothing if the loop has settled it. Returns the next attempt for the same
+    /// task, if there is one. A `tired` task lets others go first.
+    async fn report(mut self, ended: Option<(End, Duration)>, tired: bool) -> Option<Attempt> {
         self.silent = true;
-        let finished = Finished { place: self.place, end, run_time };
-        let next = self.completions.report_and_stand_by(finished, kind).await;
+        let (completions, kind) = (&self.completions, self.kind);
+        let finished = ended.map(|(end, run_time)| Finished { place: self.place, end, run_time });
+        let next = match (self.ticket, finished) {
+            (Some(ticket), finished) => completions.report_and_pull(finished, kind, ticket, tired).await,
+            (None, Some(finished)) => completions.report_and_stand_by(finished, kind).await,
+            (None, None) => None,
+        };
+        self.ticket = None; // it is with the next, or has ended
         next.map(|next| Attempt::new(next, self.completions.clone()))
+    }
+
+    /// The job waits for something: others see to what this task was to pull.
+    fn is_kept(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.completions.is_kept(self.kind, ticket);
+        }
     }
 }
 
@@ -55,34 +71,46 @@ impl Drop for Reporter {
         if !self.silent {
             self.completions.report_dropped(self.place);
         }
+        if let Some(ticket) = self.ticket {
+            self.completions.is_dropped(self.kind, ticket);
+        }
     }
 }
 
 impl Attempt {
     /// An attempt for the delivery in `place`. Dropped without having been run, it reports that.
     pub(crate) fn new(next: Next, completions: Arc<Completions>) -> Self {
-        let Next { place, kind, run } = next;
-        Self { run, kind, reporter: Reporter { place, completions, silent: false } }
+        let Next { place, kind, run, ticket } = next;
+        Self { run, reporter: Reporter { place, kind, completions, silent: false, ticket } }
     }
 
-    /// Runs `start`'s future to its end and reports; then the same with each attempt that it is given. Does
-    /// not panic, whatever the handler does.
+    /// Runs `start`'s future to its end and reports; then the same with each attempt that it is given or pulls. Does not
+    /// panic, whatever the handler does.
     pub(crate) async fn drive<F>(self, start: impl Fn(Context) -> F)
     where
         F: Future<Output = Outcome>,
     {
-        let mut next = Some(self);
-        while let Some(Self { run, kind, mut reporter }) = next {
+        let (mut next, mut in_a_row) = (Some(self), 0_u32);
+        while let Some(Self { run, mut reporter }) = next {
             let started = Instant::now();
-            if !run.start(started) {
-                reporter.silent = true; // the loop has settled it, and the place may be another's by now
-                return;
-            }
-            let span = telemetry::job_span(&run.delivery);
-            // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the
-            // task small.
-            let (end, run_time) = attempt(run, started, &start).instrument(span).await;
-            next = reporter.report(end, run_time, kind).await;
+            let ended = if run.start(started) {
+                let span = telemetry::job_span(&run.delivery);
+                // `Instrumented` with a disabled span costs a test or two; one state machine, not two, keeps the
+                // task small.
+                let mut running = std::pin::pin!(attempt(run, started, &start).instrument(span));
+                let ended = std::future::poll_fn(|cx| {
+                    let polled = running.as_mut().poll(cx);
+                    if polled.is_pending() {
+                        reporter.is_kept();
+                    }
+                    polled
+                });
+                Some(ended.await)
+            } else {
+                None // the loop has settled it, and the place may be another's by now
+            };
+            in_a_row = (in_a_row + 1) % MAX_IN_A_ROW;
+            next = reporter.report(ended, in_a_row == 0).await;
         }
     }
 }

@@ -9,15 +9,15 @@
 //! 3. An attempt that was given begins, or is reported as dropped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
-use crate::context::Run;
 use crate::outcome::{Outcome, Panicked};
+use crate::pull::{Lists, Next, Ticket};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// How many keys of standbys are kept for a kind; those of tasks that have gone are among them.
@@ -91,6 +91,8 @@ struct Pace {
     running: AtomicUsize,
     /// An exchange with the source takes longer than a turn, so that one for all is better than two for a half each.
     slow_source: AtomicBool,
+    /// Jobs are so short that one task of each kind runs them all: nobody stands by.
+    brisk: AtomicBool,
 }
 
 impl Pace {
@@ -129,6 +131,8 @@ struct Done {
     by_kind: Vec<Vec<usize>>,
     /// The number of the first kind that attempts may still be of. Tasks of those before are given nothing more.
     first: usize,
+    /// What is pulled by one task of its kind, by kind from `first` on.
+    lists: Lists,
 }
 
 /// A task that has reported and waits to be polled once more.
@@ -137,16 +141,6 @@ struct Standby {
     /// How often the loop had taken reports when this one was made.
     ticket: u64,
     next: Option<Next>,
-}
-
-/// An attempt that may be given to a task.
-#[derive(Debug)]
-pub(crate) struct Next {
-    /// The place of its delivery.
-    pub(crate) place: usize,
-    /// The number of its kind.
-    pub(crate) kind: usize,
-    pub(crate) run: Arc<Run>,
 }
 
 impl Done {
@@ -158,6 +152,20 @@ impl Done {
         let keys = self.by_kind.get_mut(kind.checked_sub(self.first)?)?;
         let key = std::iter::from_fn(|| keys.pop()).find(|key| self.standbys.get(*key).is_some_and(may))?;
         self.standbys.get_mut(key)
+    }
+
+    /// Makes who asks the one who pulls attempts of this kind, if nobody does.
+    fn begin_to_pull(&mut self, kind: usize) -> Option<Ticket> {
+        self.lists.begin(kind.checked_sub(self.first)?)
+    }
+
+    fn pull(&mut self, kind: usize, ticket: Ticket) -> Option<Next> {
+        self.lists.pull(kind.checked_sub(self.first)?, ticket)
+    }
+
+    /// Whether anything is left of what was to be pulled.
+    fn end(&mut self, kind: usize, ticket: Ticket) -> bool {
+        kind.checked_sub(self.first).is_some_and(|at| self.lists.end(at, ticket))
     }
 
     fn stand_by(&mut self, kind: usize) -> usize {
@@ -194,11 +202,14 @@ impl Completions {
         let mut done = lock(&self.done);
         done.first = first;
         done.by_kind = std::iter::repeat_with(Vec::new).take(kinds).collect();
+        done.lists.renew(kinds);
     }
 
-    /// Takes all that has been reported; `room` must be empty, and is left in its place.
-    pub(crate) fn take(&self, room: &mut Vec<Finished>) {
+    /// Takes all that has been reported; `room` must be empty, and is left in its place. What nobody pulls any more is
+    /// moved to `back`.
+    pub(crate) fn take(&self, room: &mut Vec<Finished>, back: &mut Vec<Next>) {
         let mut done = lock(&self.done);
+        back.append(done.lists.back());
         if !done.reports.is_empty() {
             std::mem::swap(&mut done.reports, room);
             done.takes += 1;
@@ -236,9 +247,16 @@ impl Completions {
 
     /// Gives each attempt to a task of its kind that stands by; those for which there is none go to `left`, the
     /// last first. The last are given first, to those who came last, so that who is first stays first.
-    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>) {
+    ///
+    /// If jobs are `brisk`, one task of each kind gets all of it, one after the other.
+    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>, brisk: bool) {
         let mut done = lock(&self.done);
+        self.pace.brisk.store(brisk, Ordering::Relaxed);
         let before = left.len() + attempts.len();
+        if brisk {
+            let first = done.first;
+            done.lists.add(attempts, |kind| kind.checked_sub(first));
+        }
         while let Some(next) = attempts.pop() {
             match done.standby(next.kind) {
                 Some(standby) => standby.next = Some(next),
@@ -269,6 +287,11 @@ impl Completions {
     pub(crate) async fn report_and_stand_by(&self, finished: Finished, kind: usize) -> Option<Next> {
         let standing = {
             let mut done = self.report(finished);
+            if self.pace.brisk.load(Ordering::Relaxed) {
+                let ticket = done.begin_to_pull(kind);
+                drop(done);
+                return self.poll_and_pull(kind, ticket);
+            }
             // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
             let hot = self.pace.hot.load(Ordering::Relaxed);
             hot.then(|| Standing { key: done.stand_by(kind), completions: self })
@@ -280,6 +303,84 @@ impl Completions {
                 return next;
             }
         }
+        self.poll_in_place();
+        None
+    }
+
+    /// Reports, if there is anything to report, and pulls the next attempt, if this task still pulls. When the list is
+    /// empty the loop is polled, which may add to it. A `tired` task lets others go first.
+    ///
+    /// Dropped while it does, it has reported; its ticket is still good.
+    pub(crate) async fn report_and_pull(
+        &self,
+        finished: Option<Finished>,
+        kind: usize,
+        ticket: Ticket,
+        tired: bool,
+    ) -> Option<Next> {
+        {
+            let mut done = match finished {
+                None => lock(&self.done),
+                Some(finished) => self.report(finished),
+            };
+            if !tired && let Some(next) = done.pull(kind, ticket) {
+                return Some(next);
+            }
+        }
+        if tired {
+            // Not `requeue`, which wakes another thread for what waits here. Should what goes first block this thread, the
+            // loop sees to what is on the list and what has been reported.
+            tokio::task::yield_now().await;
+            if let Some(next) = lock(&self.done).pull(kind, ticket) {
+                return Some(next);
+            }
+        }
+        self.poll_and_pull(kind, Some(ticket))
+    }
+
+    /// Polls the loop, and pulls what it has added to the list; if that is nothing, the task pulls no more.
+    fn poll_and_pull(&self, kind: usize, ticket: Option<Ticket>) -> Option<Next> {
+        self.poll_in_place();
+        let ticket = ticket?;
+        let mut done = lock(&self.done);
+        let next = done.pull(kind, ticket);
+        if next.is_none() {
+            done.end(kind, ticket);
+        }
+        next
+    }
+
+    /// The task that has this ticket is kept by its job: others see to what it had on its list, and the loop to what it
+    /// has reported.
+    pub(crate) fn is_kept(&self, kind: usize, ticket: Ticket) {
+        if self.ends(kind, ticket) {
+            self.poll_in_place();
+        }
+    }
+
+    /// The task that has this ticket has been dropped.
+    pub(crate) fn is_dropped(&self, kind: usize, ticket: Ticket) {
+        if self.ends(kind, ticket) {
+            self.pace.urgent.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
+
+    /// Whether the loop has to be polled now that nobody has this ticket any more.
+    fn ends(&self, kind: usize, ticket: Ticket) -> bool {
+        let mut done = lock(&self.done);
+        done.end(kind, ticket) || !done.reports.is_empty()
+    }
+
+    /// Looks whether those who pull are kept by jobs that block their threads: what they have on their lists is moved to
+    /// `back` then. To be called each [`LOOK`](crate::pull::LOOK).
+    pub(crate) fn look(&self, back: &mut Vec<Next>) {
+        let mut done = lock(&self.done);
+        done.lists.look();
+        back.append(done.lists.back());
+    }
+
+    fn poll_in_place(&self) {
         self.pace.urgent.store(true, Ordering::Relaxed);
         match self.in_place.get() {
             None => self.waker.wake(),
@@ -289,7 +390,6 @@ impl Completions {
                 }
             }
         }
-        None
     }
 }
 
@@ -339,12 +439,14 @@ pub(crate) async fn requeue() {
 #[cfg(test)]
 mod tests {
     use std::pin::{Pin, pin};
+    use std::sync::Arc;
     use std::time::SystemTime;
 
     use bytes::Bytes;
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::context::Run;
     use crate::job::{Job, JobId, Kind, Tag};
     use crate::source::Delivery;
 
@@ -352,7 +454,7 @@ mod tests {
         let job = Job::new(JobId::new("a"), Kind::new("a"), Bytes::new(), SystemTime::UNIX_EPOCH);
         let tag = Tag { session: 0, key: 0, token: 0 };
         let delivery = Delivery { job: Arc::new(job), attempt: 1, tag, lease: None };
-        Next { place, kind, run: Arc::new(Run::new(delivery, None)) }
+        Next { place, kind, run: Arc::new(Run::new(delivery, None)), ticket: None }
     }
 
     fn finished(place: usize) -> Finished {
@@ -370,14 +472,14 @@ mod tests {
 
     fn take(completions: &Completions) -> Vec<(usize, bool)> {
         let mut room = Vec::new();
-        completions.take(&mut room);
+        completions.take(&mut room, &mut Vec::new());
         room.iter().map(|finished| (finished.place, matches!(finished.end, End::Dropped))).collect()
     }
 
     /// Gives, and says the places of those for which nobody stood by.
     fn give(completions: &Completions, attempts: impl IntoIterator<Item = Next>) -> Vec<usize> {
         let (mut attempts, mut left) = (attempts.into_iter().collect(), Vec::new());
-        completions.give(&mut attempts, &mut left);
+        completions.give(&mut attempts, &mut left, false);
         left.iter().rev().map(|next| next.place).collect()
     }
 

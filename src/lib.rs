@@ -68,6 +68,7 @@ pub mod job;
 pub mod lease;
 pub mod limit;
 pub mod outcome;
+mod pull;
 pub mod registry;
 pub mod retry;
 pub mod scope;

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
-use crate::completions::Next;
 use crate::context::CancelReason;
 use crate::error::Error;
 use crate::lease::later;
 use crate::outcome::Outcome;
+use crate::pull::{LOOK, Next};
 use crate::retry::{backoff, less_jitter, splitmix, unit_random};
 use crate::shutdown::Phase;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
@@ -379,12 +379,21 @@ impl Loop {
             self.ready.pop_front();
             self.start(place, slot, now, wall);
         }
-        self.hand_over();
+        self.hand_over(now);
     }
 
     /// Hands what was started to tasks: to those that have just finished another, and to new ones.
-    fn hand_over(&mut self) {
-        self.completions.give(&mut self.starting, &mut self.spawning);
+    fn hand_over(&mut self, now: Instant) {
+        let brisk = self.brisk.is_enough_for(self.starting.len());
+        if brisk {
+            self.look_at.get_or_insert(now + LOOK);
+        }
+        self.completions.give(&mut self.starting, &mut self.spawning, brisk);
+        self.spawn();
+    }
+
+    /// Makes tasks for what is to have one of its own.
+    pub(crate) fn spawn(&mut self) {
         while let Some(next) = self.spawning.pop() {
             let handler = self.flights.get(next.place).and_then(|flight| flight.kind.handler.as_ref());
             let Some(handler) = handler else { continue };
@@ -431,7 +440,7 @@ impl Loop {
         let deadline = run.deadline_from(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
         flight.answer = self.unsettled.gathering.began();
-        self.starting.push(Next { place, kind: flight.kind.number, run });
+        self.starting.push(Next { place, kind: flight.kind.number, run, ticket: None });
         self.stats.started += 1;
         if let Some(at) = deadline {
             self.flights.sweep_by(at);

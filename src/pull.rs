@@ -1,0 +1,180 @@
+//! Short jobs one after the other in one task: lists of attempts, by kind, each with the task that pulls from it.
+//!
+//! Where all that begins is done within some microseconds, more tasks and more threads cost more than they bring: each is
+//! to be made, woken and stolen, and the threads pass the same memory to and fro. So one task runs them all, reports each,
+//! and then polls the loop. `docs/design.md` has the figures.
+//!
+//! Invariants:
+//!
+//! 1. What is on a list has its slot, and somebody who comes for it: the task that pulls, or else the loop, which takes it
+//!    back and gives each a task of its own.
+//! 2. Who pulls and is kept, since its job waits for something or blocks its thread, pulls no more: at once in the first
+//!    case, after two [`LOOK`]s of the loop in the second.
+//! 3. One task at most pulls from a list. It knows that it does by its ticket; no ticket is given twice.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::context::Run;
+
+/// For how long, by the last that have ended, all that begins may take for one task to run it alone. To wake a second
+/// thread and share with it takes about as long.
+const ALONE: Duration = Duration::from_micros(20);
+
+/// For how many turns nobody pulls after it proved wrong that jobs are short.
+const DISTURBED: u32 = 16;
+
+/// How often the loop looks whether anybody who pulls is kept by a job.
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
+
+/// After so many jobs a task that pulls lets other tasks of its thread go first.
+pub(crate) const MAX_IN_A_ROW: u32 = 64;
+
+/// Whether one task is enough for all that begins.
+#[derive(Debug, Default)]
+pub(crate) struct Brisk {
+    /// How long a job took, by the last turn in which any ended; nothing is known at first.
+    mean: Option<Duration>,
+    /// For so many turns more each attempt has a task of its own.
+    wait: u32,
+}
+
+impl Brisk {
+    /// So many have ended, which took so long in all and at the longest.
+    pub(crate) fn ended(&mut self, count: usize, total: Duration, longest: Duration) {
+        let Ok(count) = u32::try_from(count) else { return };
+        if count == 0 {
+            return;
+        }
+        self.mean = Some(total / count);
+        self.wait = if longest > ALONE { DISTURBED } else { self.wait.saturating_sub(1) };
+    }
+
+    /// A job that was pulled was not short.
+    pub(crate) fn disturbed(&mut self) {
+        self.wait = DISTURBED;
+    }
+
+    /// Whether one task is to run so many.
+    pub(crate) fn is_enough_for(&self, count: usize) -> bool {
+        let Some(mean) = self.mean.filter(|_| self.wait == 0) else { return false };
+        u32::try_from(count).is_ok_and(|count| mean.saturating_mul(count) <= ALONE)
+    }
+}
+
+/// An attempt that may be given to a task.
+#[derive(Debug)]
+pub(crate) struct Next {
+    /// The place of its delivery.
+    pub(crate) place: usize,
+    /// The number of its kind.
+    pub(crate) kind: usize,
+    pub(crate) run: Arc<Run>,
+    /// The task that is given it pulls others after it.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// Says which task pulls from a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+/// The lists, and what has been taken back from them.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    lists: Vec<List>,
+    tickets: u64,
+    /// What nobody pulls any more.
+    back: Vec<Next>,
+    /// Room for those whose tasks are to pull.
+    first: Vec<Next>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    ready: VecDeque<Next>,
+    puller: Option<Ticket>,
+    /// Nothing has been pulled since the loop looked last.
+    untouched: bool,
+}
+
+impl List {
+    fn begin(&mut self, tickets: &mut u64) -> Ticket {
+        *tickets += 1;
+        let ticket = Ticket(*tickets);
+        self.puller = Some(ticket);
+        self.untouched = false;
+        ticket
+    }
+}
+
+impl Lists {
+    /// From now on there are so many lists, empty; what was on the old ones is taken back.
+    pub(crate) fn renew(&mut self, count: usize) {
+        for list in &mut self.lists {
+            self.back.extend(list.ready.drain(..));
+        }
+        self.lists = std::iter::repeat_with(List::default).take(count).collect();
+    }
+
+    /// Adds each attempt to the list of its kind, for who pulls from that. If nobody does, the attempt stays where it is and
+    /// gets a ticket: the task that it is given to pulls. `list` says where a kind's list is.
+    pub(crate) fn add(&mut self, attempts: &mut Vec<Next>, list: impl Fn(usize) -> Option<usize>) {
+        for mut next in attempts.drain(..) {
+            let list = list(next.kind).and_then(|at| self.lists.get_mut(at));
+            match list {
+                Some(list) if list.puller.is_some() => list.ready.push_back(next),
+                Some(list) => {
+                    next.ticket = Some(list.begin(&mut self.tickets));
+                    self.first.push(next);
+                }
+                None => self.first.push(next),
+            }
+        }
+        attempts.append(&mut self.first);
+    }
+
+    /// Who asks pulls from list `at` from now on, if nobody else does.
+    pub(crate) fn begin(&mut self, at: usize) -> Option<Ticket> {
+        let list = self.lists.get_mut(at).filter(|list| list.puller.is_none())?;
+        Some(list.begin(&mut self.tickets))
+    }
+
+    fn of(&mut self, at: usize, ticket: Ticket) -> Option<&mut List> {
+        self.lists.get_mut(at).filter(|list| list.puller == Some(ticket))
+    }
+
+    /// Pulls from list `at`, if the ticket is still good for that and there is anything.
+    pub(crate) fn pull(&mut self, at: usize, ticket: Ticket) -> Option<Next> {
+        let list = self.of(at, ticket)?;
+        list.untouched = false;
+        list.ready.pop_front().map(|next| Next { ticket: Some(ticket), ..next })
+    }
+
+    /// Who has this ticket pulls no more; what is left on the list is taken back. Whether anything was.
+    pub(crate) fn end(&mut self, at: usize, ticket: Ticket) -> bool {
+        let Some(list) = self.lists.get_mut(at).filter(|list| list.puller == Some(ticket)) else {
+            return false;
+        };
+        list.puller = None;
+        let left = !list.ready.is_empty();
+        self.back.extend(list.ready.drain(..));
+        left
+    }
+
+    /// Ends the pulling where nothing was pulled since the last look, though something was there.
+    pub(crate) fn look(&mut self) {
+        for list in &mut self.lists {
+            if list.untouched && !list.ready.is_empty() {
+                list.puller = None;
+                self.back.extend(list.ready.drain(..));
+            }
+            list.untouched = !list.ready.is_empty();
+        }
+    }
+
+    /// What has been taken back.
+    pub(crate) fn back(&mut self) -> &mut Vec<Next> {
+        &mut self.back
+    }
+}
