@@ -282,66 +282,68 @@ impl Completions {
         done
     }
 
-    /// Reports, and makes the loop take what has been reported unless it does so by itself meanwhile. Returns
-    /// the next attempt, if this task was given one.
-    pub(crate) async fn report_and_stand_by(&self, finished: Finished, kind: usize) -> Option<Next> {
-        let standing = {
-            let mut done = self.report(finished);
-            if self.pace.brisk.load(Ordering::Relaxed) {
-                let ticket = done.begin_to_pull(kind);
-                drop(done);
-                return self.poll_and_pull(kind, ticket);
-            }
-            // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
-            let hot = self.pace.hot.load(Ordering::Relaxed);
-            hot.then(|| Standing { key: done.stand_by(kind), completions: self })
-        };
-        if let Some(standing) = standing {
-            self.pace.stand_by().await;
-            let (next, taken) = standing.leave();
-            if taken {
-                return next;
-            }
-        }
-        self.poll_in_place();
-        None
-    }
-
-    /// Reports, if there is anything to report, and pulls the next attempt, if this task still pulls. When the list is
-    /// empty the loop is polled, which may add to it. A `tired` task lets others go first.
-    ///
-    /// Dropped while it does, it has reported; its ticket is still good.
-    pub(crate) async fn report_and_pull(
+    /// Reports, if there is anything to report. What the task does next is to be [awaited](Self::next); `ticket` says that
+    /// it pulls, and `tired` that others of its thread should go first for once.
+    pub(crate) fn tell(
         &self,
         finished: Option<Finished>,
         kind: usize,
-        ticket: Ticket,
+        ticket: Option<Ticket>,
         tired: bool,
-    ) -> Option<Next> {
-        {
-            let mut done = match finished {
-                None => lock(&self.done),
-                Some(finished) => self.report(finished),
-            };
-            if !tired && let Some(next) = done.pull(kind, ticket) {
-                return Some(next);
+    ) -> Told {
+        let Some(finished) = finished else { return ticket.map_or(Told::Nothing, Told::Pull) };
+        let mut done = self.report(finished);
+        match ticket {
+            Some(ticket) if tired => Told::Rest(ticket),
+            Some(ticket) => done.pull(kind, ticket).map_or(Told::Pull(ticket), Told::Next),
+            None if self.pace.brisk.load(Ordering::Relaxed) => {
+                done.begin_to_pull(kind).map_or(Told::Poll, Told::Pull)
             }
+            // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
+            None if self.pace.hot.load(Ordering::Relaxed) => Told::StandBy(done.stand_by(kind)),
+            None => Told::Poll,
         }
-        if tired {
-            // Not `requeue`, which wakes another thread for what waits here. Should what goes first block this thread, the
-            // loop sees to what is on the list and what has been reported.
-            tokio::task::yield_now().await;
-            if let Some(next) = lock(&self.done).pull(kind, ticket) {
-                return Some(next);
-            }
-        }
-        self.poll_and_pull(kind, Some(ticket))
     }
 
-    /// Polls the loop, and pulls what it has added to the list; if that is nothing, the task pulls no more.
-    fn poll_and_pull(&self, kind: usize, ticket: Option<Ticket>) -> Option<Next> {
+    /// Makes the loop take what has been reported, unless it does so by itself meanwhile. Returns the next attempt, if this
+    /// task was given one or pulls one.
+    ///
+    /// Dropped while it waits, it has reported; a ticket is still good.
+    pub(crate) async fn next(&self, kind: usize, told: Told) -> Option<Next> {
+        match told {
+            Told::Nothing => None,
+            Told::Next(next) => Some(next),
+            Told::Pull(ticket) => self.pull(kind, ticket),
+            Told::Rest(ticket) => {
+                // Not `requeue`, which wakes another thread for what waits here. Should what goes first block this thread,
+                // the loop sees to what is on the list and to what has been reported.
+                tokio::task::yield_now().await;
+                self.pull(kind, ticket)
+            }
+            Told::StandBy(key) => {
+                let standing = Standing { key, completions: self };
+                self.pace.stand_by().await;
+                let (next, taken) = standing.leave();
+                if !taken {
+                    self.poll_in_place();
+                }
+                next
+            }
+            Told::Poll => {
+                self.poll_in_place();
+                None
+            }
+        }
+    }
+
+    /// Pulls the next attempt. When the list is empty the loop is polled, which may add to it; if nothing is there even
+    /// then, the task pulls no more.
+    fn pull(&self, kind: usize, ticket: Ticket) -> Option<Next> {
+        let next = lock(&self.done).pull(kind, ticket);
+        if next.is_some() {
+            return next;
+        }
         self.poll_in_place();
-        let ticket = ticket?;
         let mut done = lock(&self.done);
         let next = done.pull(kind, ticket);
         if next.is_none() {
@@ -391,6 +393,23 @@ impl Completions {
             }
         }
     }
+}
+
+/// What a task does that has reported.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// It runs this.
+    Next(Next),
+    /// It looks for something to pull, and has the loop polled if there is nothing.
+    Pull(Ticket),
+    /// The same, once others have had its thread.
+    Rest(Ticket),
+    /// It waits, under this key, for what the loop may give it.
+    StandBy(usize),
+    /// It has the loop polled, and ends.
+    Poll,
+    /// It ends.
+    Nothing,
 }
 
 /// A place among those who stand by. Dropped with its task, it reports for the attempt that it was given.
@@ -483,10 +502,14 @@ mod tests {
         left.iter().rev().map(|next| next.place).collect()
     }
 
+    fn report(completions: &Completions, place: usize, kind: usize) -> impl Future<Output = Option<Next>> {
+        completions.next(kind, completions.tell(Some(finished(place)), kind, None, false))
+    }
+
     type Task<'a> = Pin<Box<dyn Future<Output = Option<Next>> + 'a>>;
 
     fn reported(completions: &Completions, place: usize, kind: usize) -> Task<'_> {
-        let mut task = Box::pin(completions.report_and_stand_by(finished(place), kind));
+        let mut task = Box::pin(report(completions, place, kind));
         assert!(task.as_mut().now_or_never().is_none(), "it stands by");
         task
     }
@@ -573,7 +596,7 @@ mod tests {
         for (running, patience) in [(1, 1), (9, PATIENCE)] {
             let completions = hot(running);
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            let mut task = pin!(completions.report_and_stand_by(finished(1), 0));
+            let mut task = pin!(report(&completions, 1, 0));
             for turn in 0..patience {
                 assert!(task.as_mut().poll(&mut cx).is_pending(), "turn {turn} of {patience}");
             }
@@ -586,7 +609,7 @@ mod tests {
     #[test]
     fn nobody_stands_by_when_nothing_is_going_on() {
         let completions = Completions::default();
-        assert!(completions.report_and_stand_by(finished(1), 0).now_or_never().is_some());
+        assert!(report(&completions, 1, 0).now_or_never().is_some());
         assert_eq!(take(&completions), [(1, false)]);
         assert!(lock(&completions.done).standbys.is_empty() && lock(&completions.done).by_kind.is_empty());
     }

@@ -22,6 +22,7 @@ use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
 use crate::worker::run::{Loop, log_failure, settlement};
 use crate::worker::slots::{Permit, Slots};
+use crate::worker::spare::let_burst_go;
 use crate::worker::verdict::ON_REQUEST;
 
 /// How long a delivery of a kind that is at its cap stays away, if the source can't filter by kind.
@@ -234,6 +235,7 @@ impl Loop {
     pub(crate) fn not_fetched(&mut self, call: Call) {
         let Call { request, mut permits, .. } = call;
         permits.clear();
+        let_burst_go(&mut permits);
         self.fetcher.spare = Some(request);
         self.fetcher.permits = permits;
     }
@@ -259,6 +261,7 @@ impl Loop {
         }
         self.fetcher.spare = Some(request);
         permits.clear();
+        let_burst_go(&mut permits);
         self.fetcher.permits = permits;
     }
 
@@ -323,6 +326,7 @@ impl Loop {
         if self.leases.enter(entered) {
             self.leases.wake();
         }
+        let_burst_go(&mut self.entered);
         deliveries
     }
 
@@ -389,6 +393,7 @@ impl Loop {
             self.look_at.get_or_insert(now + LOOK);
         }
         self.completions.give(&mut self.starting, &mut self.spawning, brisk);
+        let_burst_go(&mut self.starting);
         self.spawn();
     }
 
@@ -399,6 +404,7 @@ impl Loop {
             let Some(handler) = handler else { continue };
             handler.spawn(Attempt::new(next, self.completions.clone()), &mut self.tasks, &self.jobs);
         }
+        let_burst_go(&mut self.spawning);
     }
 
     /// A lease may have been lost, or a cancellation asked for, while a delivery waited for its slot: then it
