@@ -214,5 +214,7 @@ suite!(memory, crate::rows::memory, paused = true);
 suite!(sqlite, crate::rows::sqlite, paused = true);
 #[cfg(feature = "redis")]
 suite!(redis, crate::rows::redis, paused = false);
+#[cfg(feature = "redis")]
+suite!(resque, crate::rows::resque, paused = false);
 // A store with most verbs taken away, so that the ways around what a row can't do are walked too.
 suite!(crippled_memory, crate::rows::crippled, paused = true);

@@ -164,7 +164,7 @@ const SCHEMES: &[(&str, &str)] = &[
 /// | URL | backend |
 /// |---|---|
 /// | `memory:` | a new, empty [`Memory`] with its defaults; each call makes another |
-/// | `redis://HOST:PORT/DATABASE` | the jobs on this Redis or Valkey server, in Sidekiq's layout (feature `redis`); `rediss:` with TLS, `redis+unix:///PATH` by a socket, `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DATABASE` by asking sentinels |
+/// | `redis://HOST:PORT/DATABASE` | the jobs on this Redis or Valkey server, in Sidekiq's layout, or with `?layout=resque` in Resque's (feature `redis`); `rediss:` with TLS, `redis+unix:///PATH` by a socket, `redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DATABASE` by asking sentinels |
 /// | `sqlite:PATH` | the jobs in this file, which is made if it is not there (feature `sqlite`); `sqlite:///PATH` too |
 ///
 /// Opening connects to no server yet: that one can't be reached is found when the backend is used. A file is opened.

@@ -51,6 +51,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(200);
 const LISTED: usize = 100;
 
 /// Shows a worker on dashboards, and lets them steer it: with the backend `redis`, in Sidekiq's Web UI and API.
+/// In Resque's layout it is in the list of workers alone, where nobody steers it.
 ///
 /// There the worker stands among the processes, with its queues, its bound and the jobs that run, and what has run is
 /// charted by kind. The button "Quiet" is [`WorkerHandle::quiet`], "Stop" is [`WorkerHandle::stop`], and "dump threads"

@@ -56,6 +56,7 @@ pub(crate) async fn names_of_any_text_come_back_as_they_were(f: Fixture) {
 }
 
 pub(crate) async fn what_was_said_of_a_job_comes_back_with_it(f: Fixture) {
+    needs!(f, attributes);
     let new =
         NewJob::new("kind", "payload").queue("queue").max_attempts(7).timeout(Duration::from_millis(1500));
     let new = if f.has.priorities { new.priority(-3) } else { new };

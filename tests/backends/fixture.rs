@@ -30,6 +30,8 @@ pub(crate) struct Features {
     pub(crate) order: bool,
     /// A job has its place by when it became available, not by when it was put there.
     pub(crate) places: bool,
+    /// Jobs may have a number of attempts and a timeout of their own, and know when they were enqueued.
+    pub(crate) attributes: bool,
     /// Attempts that have ended can be looked at.
     pub(crate) history: bool,
     /// Settles and takes in one exchange. A source that can't does one after the other.
@@ -45,6 +47,7 @@ impl Features {
         quotas: true,
         order: true,
         places: true,
+        attributes: true,
         history: true,
         exchange: true,
     };
@@ -176,6 +179,11 @@ impl Fixture {
             ids.push(self.push(job(payload)).await);
         }
         ids
+    }
+
+    /// The job with a number of attempts, if there is such a thing.
+    pub(crate) fn with_attempts(&self, job: NewJob, most: u32) -> NewJob {
+        if self.has.attributes { job.max_attempts(most) } else { job }
     }
 
     // ---- workers ----

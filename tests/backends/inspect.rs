@@ -74,7 +74,9 @@ pub(crate) async fn a_list_begins_with_what_has_been_there_longest_or_comes_next
     let ready = f.push_all(&["a", "b", "c"]).await;
     let mut delayed = Vec::new();
     for wait in [50, 20, 40] {
-        delayed.push(f.push(job("later").delay(secs(wait))).await);
+        // To some stores two jobs of the same bytes are one.
+        let later = job(&format!("later {}", delayed.len()));
+        delayed.push(f.push(later.delay(secs(wait))).await);
     }
     let ids = async |state, max| {
         let listed = f.list(state, max).await;
@@ -97,6 +99,7 @@ pub(crate) async fn a_list_begins_with_what_has_been_there_longest_or_comes_next
 
 pub(crate) async fn a_list_shows_only_what_is_asked_for(f: Fixture) {
     needs!(f, verb inspect);
+    needs!(f, attributes);
     let mut ids = Vec::new();
     for (kind, queue) in [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("b", "y"), ("a", "x")] {
         ids.push(f.push(NewJob::new(kind, "").queue(queue)).await);
@@ -136,13 +139,20 @@ pub(crate) async fn a_list_goes_on_behind_a_job_whatever_becomes_of_it(f: Fixtur
         f.pass(Duration::from_millis(2)).await; // some tell times by the millisecond
     }
     for wait in [70, 20, 50, 20] {
-        delayed.push(f.push(job("later").delay(secs(wait))).await);
+        // To some stores two jobs of the same bytes are one.
+        let later = job(&format!("later {}", delayed.len()));
+        delayed.push(f.push(later.delay(secs(wait))).await);
         f.pass(Duration::from_millis(2)).await;
     }
     for (state, all, max) in [
         (JobState::Ready, ready.clone(), 2),
         (JobState::Delayed, [1, 3, 2, 0].map(|at: usize| delayed[at].clone()).to_vec(), 1),
     ] {
+        if state == JobState::Ready && !f.has.attributes {
+            // Of a job that has gone, and did not say since when it was there, nobody knows where it was.
+            assert!(cancel(&f, &ready[0]).await);
+            continue;
+        }
         let (mut seen, mut query) = (Vec::new(), JobQuery::new(state, max));
         loop {
             let part = f.inspect().list(&query).await.expect("listed");
@@ -157,9 +167,10 @@ pub(crate) async fn a_list_goes_on_behind_a_job_whatever_becomes_of_it(f: Fixtur
     // Behind the last: those that have come since, and nothing else.
     let last = f.list(JobState::Dead, 99).await.pop().expect("some were cancelled");
     f.pass(secs(11)).await; // some tell only the second at which a job has died
-    assert!(cancel(&f, &ready[0]).await);
+    let late = ready.remove(if f.has.attributes { 0 } else { 1 });
+    assert!(cancel(&f, &late).await);
     let more = f.inspect().list(&JobQuery::new(JobState::Dead, 9).after(&last)).await.expect("listed");
-    assert_eq!(more.iter().map(|job| &job.job.id).collect::<Vec<_>>(), [&ready[0]]);
+    assert_eq!(more.iter().map(|job| &job.job.id).collect::<Vec<_>>(), [&late]);
     let skipped = JobQuery::new(JobState::Dead, 9).after(&last).skip(1);
     assert!(f.inspect().list(&skipped).await.expect("listed").is_empty());
 }
@@ -182,7 +193,9 @@ pub(crate) async fn a_job_says_until_when_it_stays_where_it_is(f: Fixture) {
     let is_about = |due: Option<Duration>, wait: Duration| {
         assert!(due.expect("a time").abs_diff(wait) <= f.slack, "{due:?} instead of {wait:?}");
     };
-    is_about(due_in().await, secs(5));
+    if f.has.attributes {
+        is_about(due_in().await, secs(5));
+    }
     f.pass(secs(5) + f.slack).await;
     if f.has.places {
         assert_eq!(due_in().await, None, "it is ready");
@@ -286,7 +299,7 @@ pub(crate) async fn a_cancelled_job_whose_worker_died_is_dead(f: Fixture) {
 
 pub(crate) async fn a_dead_job_can_be_made_ready_and_begins_anew(f: Fixture) {
     needs!(f, verb manage);
-    let id = f.push(job("a").max_attempts(2)).await;
+    let id = f.push(f.with_attempts(job("a"), 2)).await;
     f.retry(&f.one().await, ZERO).await;
     f.reject(&f.one().await).await;
     assert!(requeue(&f, &id).await);

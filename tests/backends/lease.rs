@@ -176,7 +176,7 @@ pub(crate) async fn reclaiming_says_how_many_and_takes_no_more_than_asked(f: Fix
 
 pub(crate) async fn a_job_that_kills_its_workers_ends_in_the_dead_letters(f: Fixture) {
     needs!(f, leases);
-    let id = f.push(job("poison").max_attempts(3)).await;
+    let id = f.push(f.with_attempts(job("poison"), 3)).await;
     for attempt in 1..=3 {
         assert_eq!(f.one().await.attempt, attempt);
         f.pass(too_long(&f)).await;
@@ -184,7 +184,8 @@ pub(crate) async fn a_job_that_kills_its_workers_ends_in_the_dead_letters(f: Fix
     assert!(f.take(1).await.is_empty(), "a fourth attempt");
     if f.backend.inspect.is_some() {
         let dead = f.find(&id).await.expect("kept");
-        assert_eq!((dead.state, dead.attempts), (JobState::Dead, 3));
+        assert_eq!(dead.state, JobState::Dead);
+        assert!(!f.has.attributes || dead.attempts == 3);
         assert_eq!(&dead.job.payload[..], b"poison");
         let reason = dead.last_error.expect("a reason");
         assert!(reason.contains("lease expired 3 times"), "{reason}");

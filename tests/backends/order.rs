@@ -135,7 +135,8 @@ pub(crate) async fn delayed_jobs_come_in_the_order_of_their_times(f: Fixture) {
 pub(crate) async fn delayed_jobs_that_became_due_unseen_come_in_the_order_of_their_times(f: Fixture) {
     needs!(f, delayed);
     needs!(f, order);
-    for (payload, after) in [("3", 9), ("1", 3), ("2", 6)] {
+    // Each in a whole second of its own, for those that know no parts of one.
+    for (payload, after) in [("3", 13), ("1", 3), ("2", 8)] {
         f.push(job(payload).delay(secs(after))).await;
     }
     f.pass(secs(20)).await;

@@ -27,6 +27,8 @@ pub(crate) async fn options_that_are_missing_are_refused_by_name(f: Fixture) {
     for (has, asks, word) in [
         (f.has.delayed, job("x").delay(secs(5)), "delay"),
         (f.has.priorities, job("x").priority(1), "priorit"),
+        (f.has.attributes, job("x").max_attempts(3), "max_attempts"),
+        (f.has.attributes, job("x").timeout(secs(5)), "timeout"),
         (f.has.unique, job("x").unique(Unique::until_done("key")), "unique"),
     ] {
         let answer = f.producer.enqueue(vec![job("good"), asks]).await;

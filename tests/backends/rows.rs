@@ -26,6 +26,7 @@ pub(crate) async fn crippled() -> Option<Fixture> {
         quotas: false,
         order: true,
         places: true,
+        attributes: true,
         history: false,
         exchange: false,
     };
@@ -60,6 +61,30 @@ pub(crate) async fn redis() -> Option<Fixture> {
     let redis = Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(3).open().expect("good settings");
     let has = Features { priorities: false, quotas: false, history: false, places: false, ..Features::ALL };
     let mut fixture = Fixture::of(redis.backend(), has, ttl, REAL_SLACK).await;
+    fixture._kept = Some(Box::new(server));
+    Some(fixture)
+}
+
+/// The same in Resque's layout, where a job waits until a whole second has come.
+#[cfg(feature = "redis")]
+pub(crate) async fn resque() -> Option<Fixture> {
+    use tidegate::backend::redis::{Layout, Redis};
+    crate::fixture::shorten_seconds(4);
+    let server = crate::redis_server::Options::new().start()?;
+    let ttl = secs(20);
+    let redis = Redis::builder(&server.url()).layout(Layout::Resque).lease_ttl(ttl).crash_limit(3);
+    let redis = redis.open().expect("good settings");
+    let has = Features {
+        priorities: false,
+        quotas: false,
+        history: false,
+        places: false,
+        unique: false,
+        attributes: false,
+        ..Features::ALL
+    };
+    let slack = Duration::from_secs(1) + REAL_SLACK;
+    let mut fixture = Fixture::of(redis.backend(), has, ttl, slack).await;
     fixture._kept = Some(Box::new(server));
     Some(fixture)
 }

@@ -47,7 +47,7 @@ pub(crate) async fn a_retry_waits_for_its_time(f: Fixture) {
 }
 
 pub(crate) async fn a_released_job_does_not_count_the_attempt(f: Fixture) {
-    f.push(job("a").max_attempts(2)).await;
+    f.push(f.with_attempts(job("a"), 2)).await;
     for _ in 0..5 {
         let delivery = f.one().await;
         assert_eq!(delivery.attempt, 1);
@@ -80,7 +80,8 @@ pub(crate) async fn a_rejected_job_is_kept_with_its_payload_and_its_reason(f: Fi
     f.source.settle(&[settled]).await.expect("settled");
     if f.backend.inspect.is_some() {
         let dead = f.find(&id).await.expect("kept");
-        assert_eq!((dead.state, dead.attempts), (JobState::Dead, 1));
+        assert_eq!(dead.state, JobState::Dead);
+        assert!(!f.has.attributes || dead.attempts == 1);
         assert_eq!(&dead.job.payload[..], b"bad");
         assert_eq!(dead.last_error.as_deref(), Some("no such file: cat.png"));
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::Redis;
-use super::codec::{Failure, sidekiq};
+use super::codec::Failure;
 use super::exchange::{RECLAIM, ask, int, understand};
 use super::link::{CHANGE, EXCHANGE};
 use super::look::Found;
@@ -32,10 +32,12 @@ impl Redis {
         &self,
         id: &JobId,
         doing: &'static str,
-        decide: impl Fn(&Found) -> Option<To>,
+        decide: impl Fn(&Found) -> Option<To> + Sync,
     ) -> Result<bool, Error> {
         for _ in 0..TRIES {
-            let Some(found) = self.locate(id).await? else { return Ok(false) };
+            // Where two have the same identity, it is the one that can be changed so.
+            let found = self.locate(id, &|found| decide(found).is_some()).await?;
+            let Some(found) = found else { return Ok(false) };
             let Some(to) = decide(&found) else { return Ok(false) };
             if self.change_found(&found, &to, doing).await? {
                 self.0.bell.notify_waiters();
@@ -47,11 +49,10 @@ impl Redis {
 
     async fn change_found(&self, found: &Found, to: &To, doing: &'static str) -> Result<bool, Error> {
         let keys = &self.0.keys;
-        let mut call = CHANGE.call(&[&found.key, &keys.queues, &keys.dead, &keys.cancelled]);
+        let mut call = CHANGE.call(&[&found.key, &keys.queues, &keys.dead, &keys.cancelled, &keys.schedule]);
         call.arg(match found.state {
-            JobState::Ready => "list",
             JobState::Leased => "hash",
-            _ => "zset",
+            _ => found.how,
         });
         call.arg(&found.here[..]);
         match to {
@@ -60,8 +61,10 @@ impl Redis {
             To::Dead(None) | To::Away => call.arg("away").arg("").arg(""),
             To::Cancelled => call.arg("cancelled").arg("").arg(""),
         };
-        call.arg(&keys.queue).arg(self.0.terms.max_dead).arg(self.0.terms.dead_for.as_secs());
-        call.arg(keys.ends.back);
+        call.arg(&keys.queue).arg(self.0.terms.most_dead()).arg(self.0.terms.dead_for.as_secs());
+        call.arg(keys.ends.back).arg(keys.dead_in).arg(found.score()).arg(&keys.timestamps).arg(&keys.tried);
+        let attempts = if found.state == JobState::Delayed { found.attempts } else { 0 };
+        call.arg(attempts);
         let answer = self.0.lane.run(&self.0.dial, doing, &CHANGE, &call).await?;
         Ok(int(&answer) == Some(1))
     }
@@ -76,7 +79,7 @@ impl Manage for Redis {
             JobState::Ready | JobState::Delayed => {
                 let (now, queue) = (wall_clock(), Some(&found.job.job.queue));
                 let failure = Failure { reason: CANCELLED, now, attempt: found.job.attempts, queue };
-                Some(To::Dead(found.keep_dead.then(|| self.0.layout.dead(&found.raw, &failure))))
+                Some(To::Dead(found.keep_dead.then(|| self.0.layout.dead(&found.raw, "", &failure))))
             }
         })
         .await
@@ -85,8 +88,11 @@ impl Manage for Redis {
     async fn requeue(&self, id: &JobId) -> Result<bool, Error> {
         self.change(id, "requeueing a job", |found| {
             let anew = match found.state {
-                JobState::Dead => sidekiq::revived(&found.raw, wall_clock()),
-                JobState::Delayed => sidekiq::enqueued(&found.raw, wall_clock()),
+                JobState::Dead => self.0.layout.revived(&found.here, wall_clock()),
+                JobState::Delayed => {
+                    let due = self.0.layout.due(found.place, &found.here, wall_clock());
+                    due.map(|(queue, raw, _)| (queue, raw))
+                }
                 JobState::Ready | JobState::Leased | JobState::Done => return None,
             };
             anew.ok().map(|(queue, raw)| To::Queue(queue, raw))
@@ -103,7 +109,7 @@ impl Manage for Redis {
 #[async_trait]
 impl Reclaim for Redis {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
-        let call = ask(&self.0.keys, &self.0.terms, max.min(RECLAIM), 0, &[], &[], wall_clock());
+        let call = ask(&self.0.keys, &self.0.terms, max.min(RECLAIM), 0, &[], &[], "");
         let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
         Ok(understand(answer)?.reclaimed)
     }

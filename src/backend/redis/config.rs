@@ -9,6 +9,8 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use super::Redis;
 use super::codec::sidekiq::Times;
 use super::exchange::Terms;
+use super::keys::Keys;
+use super::layout::Layout;
 use super::link::{Dial, Host, Way};
 use super::sentinel::Sentinels;
 use crate::backend::check_leases;
@@ -23,7 +25,9 @@ pub struct RedisBuilder {
     url: String,
     pub(super) lease_ttl: Duration,
     pub(super) crash_limit: u32,
-    pub(super) max_dead: usize,
+    pub(super) layout: Layout,
+    pub(super) prefix: Option<String>,
+    max_dead: Option<usize>,
     pub(super) dead_for: Duration,
     pub(super) max_payload_bytes: usize,
     pub(super) times: Times,
@@ -47,7 +51,9 @@ impl RedisBuilder {
             url: url.to_owned(),
             lease_ttl: Duration::from_secs(30),
             crash_limit: 3,
-            max_dead: 10_000,
+            layout: Layout::Sidekiq,
+            prefix: None,
+            max_dead: None,
             dead_for: Duration::from_secs(180 * 86_400),
             max_payload_bytes: 16 << 20,
             times: Times::Millis,
@@ -71,13 +77,27 @@ impl RedisBuilder {
         self
     }
 
-    /// How many dead jobs are kept; the oldest go. Default 10,000, as Sidekiq has it.
-    pub fn max_dead(mut self, jobs: usize) -> Self {
-        self.max_dead = jobs;
+    /// Whose keys and payloads jobs have. Default Sidekiq's. What the URL says goes before this.
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
         self
     }
 
-    /// For how long dead jobs are kept. Default 180 days, as Sidekiq has it.
+    /// What all keys begin with. Default nothing in Sidekiq's layout and `resque:` in Resque's. What the URL says goes
+    /// before this.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = Some(prefix.to_owned());
+        self
+    }
+
+    /// How many dead jobs are kept; the oldest go. Default 10,000 in Sidekiq's layout, and all in Resque's, as these
+    /// have it.
+    pub fn max_dead(mut self, jobs: usize) -> Self {
+        self.max_dead = Some(jobs);
+        self
+    }
+
+    /// For how long dead jobs are kept in Sidekiq's layout. Default 180 days, as Sidekiq has it. In Resque's, for ever.
     pub fn dead_for(mut self, time: Duration) -> Self {
         self.dead_for = time;
         self
@@ -115,11 +135,12 @@ impl RedisBuilder {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a URL or a setting that makes no sense. The URL is never
     /// repeated: it may hold a password.
-    pub fn open(self) -> Result<Redis, Error> {
+    pub fn open(mut self) -> Result<Redis, Error> {
         check_leases(self.lease_ttl, self.crash_limit)?;
         if self.timeout.is_zero() {
             return Err(Error::invalid("timeout is 0: it must be above zero"));
         }
+        self.url = take_options(&mut self)?;
         let ca = self.authorities()?;
         let (way, target) = if Sentinels::are_in(&self.url) {
             let (sentinels, target) = Sentinels::read(&self.url, ca).ok_or_else(nonsense)?;
@@ -148,8 +169,64 @@ impl RedisBuilder {
     }
 
     pub(super) fn terms(&self) -> Terms {
-        Terms { lease_ttl: self.lease_ttl, max_dead: self.max_dead, dead_for: self.dead_for }
+        let max_dead = self.max_dead.or((self.layout == Layout::Sidekiq).then_some(10_000));
+        Terms { lease_ttl: self.lease_ttl, max_dead, dead_for: self.dead_for }
     }
+
+    pub(super) fn keys(&self) -> Keys {
+        Keys::new(self.layout, self.prefix.as_deref().unwrap_or(self.layout.prefix()))
+    }
+}
+
+/// Takes what is ours out of the URL's query; what is left is for the driver.
+fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
+    let Some((address, query)) = builder.url.split_once('?') else { return Ok(builder.url.clone()) };
+    let (address, query) = (address.to_owned(), query.to_owned());
+    let by_socket = address.starts_with("redis+unix:");
+    let by_sentinels = Sentinels::are_in(&address);
+    let mut left = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "layout" => builder.layout = layout_of(value)?,
+            "prefix" => builder.prefix = Some(plain(value)?),
+            "db" | "user" | "pass" if by_socket => left.push(pair),
+            "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
+            // Without its name, which may be a part of a password that should have been escaped.
+            _ => {
+                return Err(Error::invalid(
+                    "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque and \
+                     prefix=PREFIX, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
+                ));
+            }
+        }
+    }
+    Ok(if left.is_empty() { address } else { format!("{address}?{}", left.join("&")) })
+}
+
+fn layout_of(value: &str) -> Result<Layout, Error> {
+    match value {
+        "sidekiq" => Ok(Layout::Sidekiq),
+        "resque" => Ok(Layout::Resque),
+        _ => Err(Error::invalid("the layout in the URL of a Redis server is none: it is sidekiq or resque")),
+    }
+}
+
+/// Undoes the escapes of a URL.
+fn plain(value: &str) -> Result<String, Error> {
+    let wrong = || Error::invalid("the prefix in the URL of a Redis server is not escaped as it should be");
+    let mut out = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+        let (high, low) = (digit().ok_or_else(wrong)?, digit().ok_or_else(wrong)?);
+        out.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(out).map_err(|_| wrong())
 }
 
 /// What a certificate begins with.
@@ -193,6 +270,24 @@ mod tests {
             assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
         }
         assert!(!format!("{redis:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_query_of_a_url_says_layout_and_prefix_and_nothing_else() {
+        let open = |url: &str| RedisBuilder::new(url).open();
+        let redis = open("redis://127.0.0.1:7000/3?layout=resque&prefix=a%3Ab:").expect("a good URL");
+        assert_eq!(redis.dial().target, "redis://127.0.0.1:7000/3");
+        assert_eq!(redis.keys().queues, "a:b:queues");
+        assert_eq!(open("redis://h?layout=resque").expect("a good URL").keys().queues, "resque:queues");
+        assert_eq!(open("redis://h?layout=sidekiq&prefix=x:").expect("a good URL").keys().queues, "x:queues");
+        let socket = open("redis+unix:///s?db=2&layout=resque").expect("a good URL");
+        assert_eq!(socket.dial().target, "redis+unix:///s?db=2");
+        for bad in
+            ["?layout=bull", "?layout", "?secret=1", "?db=1", "?prefix=%zz", "?prefix=%ff", "?protocol=resp3"]
+        {
+            let error = open(&format!("redis://h{bad}")).map(drop).expect_err(bad);
+            assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
+        }
     }
 
     #[test]

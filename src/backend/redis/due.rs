@@ -1,12 +1,13 @@
 //! Jobs that wait for a time, and what else is asked of the server beside an exchange.
 
-use redis::Value;
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
 
-use super::codec::sidekiq;
 use super::exchange::{array, bytes, int};
 use super::failure::nonsense;
 use super::keys::Keys;
+use super::layout::{Layout, Place};
 use super::link::{DUE, send};
 use crate::backend::wall_clock;
 use crate::error::Error;
@@ -24,24 +25,33 @@ const DOING: &str = "bringing jobs whose time has come into their queues";
 pub(super) async fn move_due(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
+    layout: Layout,
     now_ms: u64,
 ) -> Result<usize, Error> {
-    let mut moves = DUE.call(&[&keys.queues, &keys.dead]);
-    moves.arg(&keys.queue).arg(keys.ends.back);
+    let mut moves = DUE.call(&[&keys.queues, &keys.dead, &keys.schedule, &keys.retry, &keys.token]);
+    moves.arg(&keys.queue).arg(keys.ends.back).arg(keys.dead_in);
+    moves.arg(&keys.delayed).arg(&keys.timestamps).arg(&keys.tried);
     let mut any = false;
-    let until = format!("{}.{:03}", now_ms / 1000, now_ms % 1000);
-    for set in [&keys.retry, &keys.schedule] {
-        let mut ask = redis::cmd("ZRANGEBYSCORE");
-        ask.arg(set).arg("-inf").arg(&until).arg("LIMIT").arg(0).arg(BATCH);
-        let members = array(send(connection, DOING, &ask).await?).ok_or_else(|| nonsense(DOING))?;
-        for member in members {
-            let raw = bytes(member).ok_or_else(|| nonsense(DOING))?;
+    for (place, set) in [(Place::Retry, &keys.retry), (Place::Schedule, &keys.schedule)] {
+        for member in due_of(connection, set, now_ms).await? {
             any = true;
-            moves.arg(set).arg(&raw[..]);
-            match sidekiq::enqueued(&raw, wall_clock()) {
-                Ok((queue, element)) => moves.arg(queue.as_str()).arg(element),
-                Err(_) => moves.arg("").arg(""),
-            };
+            if place == Place::Retry || keys.delayed.is_empty() {
+                moves.arg("zset").arg(set).arg(&member[..]);
+                add_move(&mut moves, layout, place, &member);
+                continue;
+            }
+            let list = [keys.delayed.as_bytes(), &member].concat();
+            let mut ask = redis::cmd("LRANGE");
+            ask.arg(list).arg(0).arg(BATCH - 1);
+            let waiting = send(connection, DOING, &ask).await?;
+            let waiting = parts_of(waiting).ok_or_else(|| nonsense(DOING))?;
+            if waiting.is_empty() {
+                moves.arg("delayed").arg(&member[..]).arg("").arg("").arg("").arg(0);
+            }
+            for raw in waiting {
+                moves.arg("delayed").arg(&member[..]).arg(&raw[..]);
+                add_move(&mut moves, layout, place, &raw);
+            }
         }
     }
     if !any {
@@ -49,6 +59,30 @@ pub(super) async fn move_due(
     }
     let moved = DUE.send(connection, DOING, &moves).await?;
     int(&moved).and_then(|moved| usize::try_from(moved).ok()).ok_or_else(|| nonsense(DOING))
+}
+
+/// The first members of a set whose time has come.
+async fn due_of(connection: &mut MultiplexedConnection, set: &str, now_ms: u64) -> Result<Vec<Bytes>, Error> {
+    let mut ask = redis::cmd("ZRANGEBYSCORE");
+    ask.arg(set).arg("-inf").arg(format!("{}.{:03}", now_ms / 1000, now_ms % 1000));
+    ask.arg("LIMIT").arg(0).arg(BATCH);
+    parts_of(send(connection, DOING, &ask).await?).ok_or_else(|| nonsense(DOING))
+}
+
+fn parts_of(answer: Value) -> Option<Vec<Bytes>> {
+    array(answer)?.into_iter().map(|part| bytes(part).map(Bytes::from)).collect()
+}
+
+/// Where it goes, in which form, and what is counted beside it.
+fn add_move(moves: &mut Cmd, layout: Layout, place: Place, raw: &Bytes) {
+    let now = wall_clock();
+    match layout.due(place, raw, now) {
+        Ok((queue, element, attempts)) => moves.arg(queue.as_str()).arg(element).arg(attempts),
+        Err(_) => {
+            let stood = layout.unwrap(place, raw);
+            moves.arg("").arg(layout.unreadable(&stood.raw, &Queue::default(), "", now)).arg(0)
+        }
+    };
 }
 
 /// The queues that there are, by their names.

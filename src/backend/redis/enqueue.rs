@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use redis::{Cmd, Value};
 
-use super::codec::sidekiq;
+use super::codec::{sidekiq, stable_id};
 use super::exchange::{array, bytes, int, millis};
 use super::failure::nonsense;
 use super::keys::Keys;
+use super::layout::Layout;
 use super::link::ENQUEUE;
 use super::{Redis, SCHEME};
 use crate::backend::wall_clock;
@@ -56,8 +57,11 @@ impl Redis {
             Start::After(wait) => now.checked_add(wait),
             Start::At(moment) => Some(moment),
         };
-        let (at, id) = (at.filter(|at| *at > now), self.0.ids.next());
+        let (at, mut id) = (at.filter(|at| *at > now), self.0.ids.next());
         let raw = self.0.layout.write(job, &id, now, self.0.times, at.is_some())?;
+        if self.0.layout == Layout::Resque {
+            id = stable_id(&raw);
+        }
         Ok(Entry { job, id, raw, at, replaces: Default::default() })
     }
 }
@@ -65,7 +69,7 @@ impl Redis {
 /// What is said: jobs that go to the same queue one after the other are said together.
 fn call_for(keys: &Keys, entries: &[Entry<'_>]) -> Cmd {
     let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule, &keys.retry, &keys.leases]);
-    call.arg(&keys.queue).arg(keys.ends.back);
+    call.arg(&keys.queue).arg(keys.ends.back).arg(&keys.delayed).arg(&keys.timestamps);
     let plain = |entry: &Entry<'_>| entry.at.is_none() && entry.job.unique.is_none();
     let alike =
         |one: &Entry<'_>, next: &Entry<'_>| plain(one) && plain(next) && one.job.queue == next.job.queue;
@@ -74,7 +78,8 @@ fn call_for(keys: &Keys, entries: &[Entry<'_>]) -> Cmd {
         if let Some(unique) = &first.job.unique {
             say_unique(&mut call, first, unique);
         } else if let Some(at) = first.at {
-            call.arg("set").arg(score(at)).arg(&first.raw[..]);
+            let score = if keys.delayed.is_empty() { score(at) } else { whole_second(at) };
+            call.arg("set").arg(score).arg(&first.raw[..]);
         } else {
             call.arg("queue").arg(first.job.queue.as_str()).arg(group.len());
             for entry in group {
@@ -104,6 +109,12 @@ fn say_unique(call: &mut Cmd, entry: &Entry<'_>, unique: &Unique) {
 fn score(moment: SystemTime) -> String {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:06}", since.as_secs(), since.subsec_micros())
+}
+
+/// The first whole second that is not before a moment.
+fn whole_second(moment: SystemTime) -> String {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() + u64::from(since.subsec_nanos() > 0)).to_string()
 }
 
 /// What is answered.
@@ -149,8 +160,7 @@ impl Enqueue for Redis {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, Error> {
         for job in &jobs {
             job.validate(self.0.max_payload_bytes)?;
-            if job.priority != 0 {
-                let what = "priorities: give urgent jobs a queue of their own";
+            if let Some(what) = missing(job, self.0.layout) {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!("the backend {SCHEME} has no {what}"),
@@ -176,6 +186,20 @@ impl Enqueue for Redis {
         }
         let what = "other producers replace the same job's payload without a pause";
         Err(Error::new(ErrorKind::Unavailable, format!("{DOING} failed: {what}")))
+    }
+}
+
+/// What the job asks for and can't be kept.
+fn missing(job: &NewJob, layout: Layout) -> Option<&'static str> {
+    if job.priority != 0 {
+        return Some("priorities: give urgent jobs a queue of their own");
+    }
+    match layout {
+        Layout::Sidekiq => None,
+        Layout::Resque if job.unique.is_some() => Some("unique keys in the layout of Resque"),
+        Layout::Resque if job.max_attempts.is_some() => Some("max_attempts in the layout of Resque"),
+        Layout::Resque if job.timeout.is_some() => Some("timeouts of jobs in the layout of Resque"),
+        Layout::Resque => None,
     }
 }
 

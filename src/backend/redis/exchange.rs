@@ -32,6 +32,10 @@ pub(super) enum Verdict {
     Dead { raw: Option<Vec<u8>> },
     /// The same, even if it is to be cancelled.
     End { raw: Option<Vec<u8>> },
+    /// It goes to the back of its queue as it was; its failed attempts are counted beside it.
+    Again { attempts: u32 },
+    /// It waits for a time in this form, and does not count as failed.
+    Wait { after: Duration, raw: Vec<u8> },
     /// It goes back as it was: to the front of its queue, or to wait.
     Back { after: Duration },
 }
@@ -40,8 +44,16 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) lease_ttl: Duration,
-    pub(super) max_dead: usize,
+    /// `None`: all.
+    pub(super) max_dead: Option<usize>,
     pub(super) dead_for: Duration,
+}
+
+impl Terms {
+    /// The most dead ones, as scripts are told it.
+    pub(super) fn most_dead(&self) -> String {
+        self.max_dead.map(|most| most.to_string()).unwrap_or_default()
+    }
 }
 
 /// How many jobs whose lease has run out an exchange gives back: others are not held up by many.
@@ -56,7 +68,7 @@ pub(super) fn ask(
     most: usize,
     queues: &[Queue],
     verdicts: &[(u64, Verdict)],
-    now: SystemTime,
+    counted_as: &str,
 ) -> Cmd {
     let mut call = EXCHANGE.call(&[
         &keys.leases,
@@ -71,9 +83,10 @@ pub(super) fn ask(
         &keys.processed,
         &keys.failed,
     ]);
-    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(&keys.queue).arg(today(now));
-    call.arg(terms.max_dead).arg(terms.dead_for.as_secs()).arg(reclaim);
-    call.arg(keys.ends.back).arg(keys.ends.front).arg(keys.ends.take).arg(queues.len());
+    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(&keys.queue).arg(counted_as);
+    call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(reclaim);
+    call.arg(keys.ends.back).arg(keys.ends.front).arg(keys.ends.take);
+    call.arg(keys.dead_in).arg(&keys.tried).arg(&keys.pause).arg(queues.len());
     for queue in queues {
         call.arg(queue.as_str());
     }
@@ -92,6 +105,8 @@ pub(super) fn ask(
             Verdict::Later { after, raw } => call.arg("later").arg(*token).arg(millis(*after)).arg(&raw[..]),
             Verdict::Dead { raw } => call.arg("dead").arg(*token).arg(raw.as_deref().unwrap_or_default()),
             Verdict::End { raw } => call.arg("end").arg(*token).arg(raw.as_deref().unwrap_or_default()),
+            Verdict::Again { attempts } => call.arg("again").arg(*token).arg(*attempts),
+            Verdict::Wait { after, raw } => call.arg("wait").arg(*token).arg(millis(*after)).arg(&raw[..]),
             Verdict::Back { after } => call.arg("back").arg(*token).arg(millis(*after)),
         };
     }
@@ -105,7 +120,7 @@ pub(super) fn millis(time: Duration) -> u64 {
 }
 
 /// The day in the names of the counters, by UTC.
-fn today(now: SystemTime) -> String {
+pub(super) fn today(now: SystemTime) -> String {
     let days = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
     let (year, month, day) = date(days);
     format!("{year:04}-{month:02}-{day:02}")
@@ -127,6 +142,8 @@ pub(super) struct Answer {
     pub(super) taken: Vec<Taken>,
     /// How many jobs were given back whose lease had run out.
     pub(super) reclaimed: usize,
+    /// No jobs are taken until somebody says so.
+    pub(super) paused: bool,
 }
 
 /// A job that was taken.
@@ -136,6 +153,8 @@ pub(super) struct Taken {
     pub(super) queue: Queue,
     pub(super) raw: Bytes,
     pub(super) lapses: Lapses,
+    /// How many attempts have failed, if that is counted beside it.
+    pub(super) tries: u32,
 }
 
 /// What became of a job's leases before.
@@ -154,8 +173,8 @@ pub(super) fn understand(answer: Value) -> Result<Answer, Error> {
 
 fn read(answer: Value) -> Option<Answer> {
     let Value::Array(parts) = answer else { return None };
-    let [now, job_due, due, stale, refused, first, taken, lapses, reclaimed] =
-        <[Value; 9]>::try_from(parts).ok()?;
+    let [now, job_due, due, stale, refused, first, taken, lapses, reclaimed, tries, paused] =
+        <[Value; 11]>::try_from(parts).ok()?;
     let mut answer = Answer {
         now_ms: u64::try_from(int(&now)?).ok()?,
         job_due: wait(&job_due)?,
@@ -164,6 +183,7 @@ fn read(answer: Value) -> Option<Answer> {
         refused: tokens(refused)?,
         taken: Vec::new(),
         reclaimed: usize::try_from(int(&reclaimed)?).ok()?,
+        paused: int(&paused)? == 1,
     };
     let mut token = u64::try_from(int(&first)?).ok()?;
     for group in array(taken)? {
@@ -172,20 +192,29 @@ fn read(answer: Value) -> Option<Answer> {
         answer.taken.reserve(group.len());
         for raw in group {
             let raw = Bytes::from(bytes(raw)?);
-            answer.taken.push(Taken { token, queue: queue.clone(), raw, lapses: Lapses::Times(0) });
+            answer.taken.push(Taken { token, queue: queue.clone(), raw, lapses: Lapses::Times(0), tries: 0 });
             token += 1;
         }
     }
-    let lapses = array(lapses)?;
-    for pair in lapses.chunks_exact(2) {
-        let times = String::from_utf8(bytes(pair[1].clone())?).ok()?;
-        let place = answer.taken.get_mut(usize::try_from(int(&pair[0])?).ok()?)?;
-        place.lapses = match times.as_str() {
+    for (place, times) in notes(lapses)? {
+        answer.taken.get_mut(place)?.lapses = match times.as_str() {
             "cancelled" => Lapses::Cancelled,
             times => Lapses::Times(times.parse().unwrap_or(u32::MAX)),
         };
     }
+    for (place, times) in notes(tries)? {
+        answer.taken.get_mut(place)?.tries = times.parse().unwrap_or(u32::MAX);
+    }
     Some(answer)
+}
+
+/// What was noted of which of the jobs taken.
+fn notes(value: Value) -> Option<Vec<(usize, String)>> {
+    let note = |pair: &[Value]| {
+        let place = usize::try_from(int(&pair[0])?).ok()?;
+        Some((place, String::from_utf8(bytes(pair[1].clone())?).ok()?))
+    };
+    array(value)?.chunks_exact(2).map(note).collect()
 }
 
 fn wait(value: &Value) -> Option<Option<Duration>> {
@@ -248,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_form_is_refused() {
-        for answer in [Value::Nil, Value::Int(7), Value::Array(vec![Value::Int(1); 9]), Value::Array(vec![])]
+        for answer in [Value::Nil, Value::Int(7), Value::Array(vec![Value::Int(1); 11]), Value::Array(vec![])]
         {
             assert!(understand(answer).is_err());
         }

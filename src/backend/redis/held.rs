@@ -52,6 +52,11 @@ impl Hands {
         Self { session, table: Mutex::default() }
     }
 
+    /// The number of this handle, by chance.
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
     pub(super) fn add(&self, hand: Hand, now: Instant) -> Tag {
         let mut table = lock(&self.table);
         if table.hands.len() >= table.sweep_at.max(SPARE) {

@@ -21,6 +21,19 @@ pub(super) struct Keys {
     pub(super) schedule: String,
     pub(super) retry: String,
     pub(super) dead: String,
+    /// What the key of a list of jobs that wait for the same second begins with; in `schedule` are the seconds then.
+    pub(super) delayed: String,
+    /// What the key of the set begins with that says where a job waits, followed by the job.
+    pub(super) timestamps: String,
+    /// Of jobs that carry no count of their failed attempts, `tidegate:tried:<SHA-1 of its bytes>` has it. Empty for
+    /// others.
+    pub(super) tried: String,
+    /// While `true` stands there, no worker takes a job. Empty if there is no such thing.
+    pub(super) pause: String,
+    pub(super) workers: String,
+    /// What the keys of a worker begin with.
+    pub(super) worker: String,
+    pub(super) heartbeats: String,
     pub(super) processed: String,
     pub(super) failed: String,
     /// Sorted set: the token of a job that is with a worker, when its lease runs out (ms).
@@ -34,6 +47,10 @@ pub(super) struct Keys {
     /// Hash: the tokens of running jobs that are to be cancelled.
     pub(super) cancelled: String,
     pub(super) ends: Ends,
+    /// How jobs stand that wait for a time, in the words of `search.lua`.
+    pub(super) waiting_in: &'static str,
+    /// How the dead ones stand.
+    pub(super) dead_in: &'static str,
 }
 
 /// The commands for the ends of a queue's list.
@@ -54,13 +71,23 @@ impl Keys {
         let key = |name: &str| format!("{prefix}{name}");
         let ends = match layout {
             Layout::Sidekiq => Ends { back: "LPUSH", front: "RPUSH", take: "RPOP", read: "tail" },
+            Layout::Resque => Ends { back: "RPUSH", front: "LPUSH", take: "LPOP", read: "list" },
         };
+        let resque = layout == Layout::Resque;
+        let of_resque = |name: &str| if resque { key(name) } else { String::new() };
         Self {
             queue: key("queue:"),
             queues: key("queues"),
-            schedule: key("schedule"),
-            retry: key("retry"),
-            dead: key("dead"),
+            schedule: key(if resque { "delayed_queue_schedule" } else { "schedule" }),
+            retry: key(if resque { "tidegate:retry" } else { "retry" }),
+            dead: key(if resque { "failed" } else { "dead" }),
+            delayed: of_resque("delayed:"),
+            timestamps: of_resque("timestamps:"),
+            tried: of_resque("tidegate:tried"),
+            pause: of_resque("pause-all-workers"),
+            workers: of_resque("workers"),
+            worker: of_resque("worker:"),
+            heartbeats: of_resque("workers:heartbeat"),
             processed: key("stat:processed"),
             failed: key("stat:failed"),
             leases: key("tidegate:leases"),
@@ -69,6 +96,8 @@ impl Keys {
             lapsed: key("tidegate:lapsed"),
             cancelled: key("tidegate:cancelled"),
             ends,
+            waiting_in: if resque { "delayed" } else { "zset" },
+            dead_in: if resque { "list" } else { "zset" },
         }
     }
 

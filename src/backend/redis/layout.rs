@@ -1,11 +1,14 @@
 //! Whose layout it is: which functions of the codec read and write it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::codec::resque::{self, Style};
 use super::codec::sidekiq::{self, Times};
 use super::codec::{Failure, Read};
+use super::parked::Parked;
 use crate::enqueue::NewJob;
 use crate::error::Error;
 use crate::job::{JobId, Queue};
@@ -14,9 +17,42 @@ use crate::job::{JobId, Queue};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Layout {
-    /// Those of Sidekiq.
+    /// Those of Sidekiq: its producers, its workers and its Web UI work on the same server unchanged.
     #[default]
     Sidekiq,
+    /// Those of Resque, which node-resque and apisonator share. Jobs have no identity, no time and no count of attempts
+    /// there: two jobs of the same bytes are the same to it, and what is counted of them is counted beside them, for
+    /// three days. Jobs wait for a time as those of node-resque do, to the second. Priorities, unique keys, timeouts
+    /// and numbers of attempts are refused. Dead jobs are the list `failed`, which has no bounds unless
+    /// [`max_dead`](super::RedisBuilder::max_dead) sets one.
+    ///
+    /// With a [`Presence`](crate::service::Presence) a worker stands in the list of workers while it runs, always as
+    /// idle: what a busy one does is entered there by its name, of which it has one, and it does many things at once.
+    /// And Resque counts a job that is entered there as failed when the worker is gone, while it has long been with
+    /// another.
+    Resque,
+}
+
+/// What stands somewhere, understood.
+pub(super) struct Stood {
+    /// As it stood in its queue.
+    pub(super) raw: Bytes,
+    /// The queue that it is of, if that is not said by where it stands.
+    pub(super) queue: Option<Queue>,
+    /// What is known beside it of its attempts.
+    pub(super) attempts: u32,
+    pub(super) last_error: Option<Arc<str>>,
+    pub(super) failed_at: Option<SystemTime>,
+}
+
+/// What stands for a job where it waits or is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Queue,
+    Schedule,
+    Retry,
+    Dead,
+    Held,
 }
 
 impl Layout {
@@ -24,13 +60,52 @@ impl Layout {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Sidekiq => "Sidekiq",
+            Self::Resque => "Resque",
+        }
+    }
+
+    /// What its keys begin with, unless it is said.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Sidekiq => "",
+            Self::Resque => "resque:",
         }
     }
 
     /// Understands what stood in this queue.
-    pub(super) fn read(self, raw: &Bytes, _queue: &Queue) -> Result<Read, Error> {
+    pub(super) fn read(self, raw: &Bytes, queue: &Queue) -> Result<Read, Error> {
         match self {
             Self::Sidekiq => sidekiq::read(raw),
+            Self::Resque => resque::read(raw, queue),
+        }
+    }
+
+    /// Unwraps what stands at a place other than a queue.
+    pub(super) fn unwrap(self, place: Place, value: &Bytes) -> Stood {
+        let plain = |queue| {
+            let raw = value.clone();
+            Stood { raw, queue, attempts: 0, last_error: None, failed_at: None }
+        };
+        match (self, place) {
+            (Self::Sidekiq, _) | (Self::Resque, Place::Queue | Place::Held) => plain(None),
+            (Self::Resque, Place::Schedule) => plain(resque::queue_of(value)),
+            (Self::Resque, Place::Retry) => match Parked::read(value) {
+                Some(Parked { attempts, queue, reason, raw, .. }) => {
+                    let last_error = Some(reason).filter(|reason| !reason.is_empty());
+                    Stood { raw, queue: Some(queue), attempts, last_error, failed_at: None }
+                }
+                None => plain(None),
+            },
+            (Self::Resque, Place::Dead) => match resque::read_failed(value) {
+                Ok(entry) => Stood {
+                    raw: entry.payload,
+                    queue: Some(entry.queue),
+                    attempts: 0,
+                    last_error: entry.error,
+                    failed_at: entry.failed_at,
+                },
+                Err(_) => plain(None),
+            },
         }
     }
 
@@ -45,20 +120,55 @@ impl Layout {
     ) -> Result<Vec<u8>, Error> {
         match self {
             Self::Sidekiq => Ok(sidekiq::write(job, id, now, times, scheduled)),
+            // What waits has to say for which queue, as in node-resque.
+            Self::Resque => resque::write(job, if scheduled { Style::NodeResque } else { Style::Resque }),
         }
     }
 
-    /// How a job is kept with the dead ones.
-    pub(super) fn dead(self, raw: &[u8], failure: &Failure<'_>) -> Vec<u8> {
+    /// What is to stand in its queue for what has waited at `place`: with its queue and its failed attempts.
+    pub(super) fn due(
+        self,
+        place: Place,
+        value: &Bytes,
+        now: SystemTime,
+    ) -> Result<(Queue, Vec<u8>, u32), Error> {
+        match self {
+            Self::Sidekiq => sidekiq::enqueued(value, now).map(|(queue, raw)| (queue, raw, 0)),
+            Self::Resque => {
+                let stood = self.unwrap(place, value);
+                let queue = stood.queue.ok_or_else(|| Error::invalid("it names no queue"))?;
+                Ok((queue, stood.raw.to_vec(), stood.attempts))
+            }
+        }
+    }
+
+    /// What is to stand in its queue for a dead job that begins anew.
+    pub(super) fn revived(self, value: &Bytes, now: SystemTime) -> Result<(Queue, Vec<u8>), Error> {
+        match self {
+            Self::Sidekiq => sidekiq::revived(value, now),
+            Self::Resque => self.due(Place::Dead, value, now).map(|(queue, raw, _)| (queue, raw)),
+        }
+    }
+
+    /// How a job is kept with the dead ones that `worker` gave up.
+    pub(super) fn dead(self, raw: &[u8], worker: &str, failure: &Failure<'_>) -> Vec<u8> {
         match self {
             Self::Sidekiq => sidekiq::dead(raw, failure),
+            Self::Resque => {
+                let unknown = Queue::default();
+                resque::failed_entry(raw, failure.queue.unwrap_or(&unknown), worker, failure)
+            }
         }
     }
 
     /// How what can't be understood is kept with the dead ones.
-    pub(super) fn unreadable(self, raw: &[u8]) -> Vec<u8> {
+    pub(super) fn unreadable(self, raw: &[u8], queue: &Queue, worker: &str, now: SystemTime) -> Vec<u8> {
         match self {
             Self::Sidekiq => raw.to_vec(),
+            Self::Resque => {
+                let reason = "this is no job in the layout of Resque";
+                self.dead(raw, worker, &Failure { reason, now, attempt: 1, queue: Some(queue) })
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::codec;
 use super::exchange::{array, bytes, int};
 use super::failure::nonsense;
 use super::keys::Keys;
-use super::layout::Layout;
+use super::layout::{Layout, Place};
 use super::link::{COUNT, SEARCH};
 use super::{Redis, due};
 use crate::error::Error;
@@ -28,14 +28,25 @@ const LISTING: &str = "listing jobs";
 const COUNTING: &str = "counting jobs";
 
 /// The sets in which jobs wait or are kept, with what they are there.
-fn sets(keys: &Keys) -> [(&str, JobState); 3] {
-    [(&keys.schedule, JobState::Delayed), (&keys.retry, JobState::Delayed), (&keys.dead, JobState::Dead)]
+fn sets(keys: &Keys) -> [Part<'_>; 3] {
+    [
+        Part::of(&keys.schedule, keys.waiting_in, Place::Schedule, JobState::Delayed),
+        Part::of(&keys.retry, "zset", Place::Retry, JobState::Delayed),
+        Part::of(&keys.dead, keys.dead_in, Place::Dead, JobState::Dead),
+    ]
 }
 
 /// A job where it was found.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) state: JobState,
+    pub(super) place: Place,
+    /// How it stands there, in the words of the scripts.
+    pub(super) how: &'static str,
+    /// The second for which it waits, if it stands in a list of those of one second.
+    second: Option<String>,
+    /// What is counted of its attempts where it waits.
+    pub(super) attempts: u32,
     /// The key that it stands at.
     pub(super) key: String,
     /// What stands there; of one with a worker the field.
@@ -50,6 +61,7 @@ pub(super) struct Found {
 struct Part<'a> {
     key: &'a str,
     how: &'static str,
+    place: Place,
     state: JobState,
     /// Whose list it is.
     queue: Option<&'a Queue>,
@@ -60,44 +72,66 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn of_set(key: &'a str, state: JobState) -> Self {
-        Self { key, how: "zset", state, queue: None, from: 0, most: PART, with: "", without: "" }
+    fn of(key: &'a str, how: &'static str, place: Place, state: JobState) -> Self {
+        Self { key, how, place, state, queue: None, from: 0, most: PART, with: "", without: "" }
     }
 
     fn of_queue(key: &'a str, queue: &'a Queue) -> Self {
-        Self { how: "list", queue: Some(queue), ..Self::of_set(key, JobState::Ready) }
+        Self { queue: Some(queue), ..Self::of(key, "list", Place::Queue, JobState::Ready) }
     }
 
     fn of_held(keys: &'a Keys) -> Self {
-        Self { how: "hash", ..Self::of_set(&keys.held, JobState::Leased) }
+        Self::of(&keys.held, "hash", Place::Held, JobState::Leased)
+    }
+}
+
+impl Found {
+    /// The second for which it waits, if that is part of where it stands.
+    pub(super) fn score(&self) -> &str {
+        self.second.as_deref().unwrap_or_default()
     }
 }
 
 impl Redis {
-    /// Where the job of this id is. It may have gone on by the time that this is known.
-    pub(super) async fn locate(&self, id: &JobId) -> Result<Option<Found>, Error> {
+    /// Where the job of this id is that is `wanted`. It may have gone on by the time that this is known.
+    pub(super) async fn locate(
+        &self,
+        id: &JobId,
+        wanted: &(dyn Fn(&Found) -> bool + Sync),
+    ) -> Result<Option<Found>, Error> {
         // The id of a job that brings none is made from its bytes, so that it can't be searched for.
-        for (with, without) in [(id.as_str(), ""), ("", "\"jid\"")] {
-            if let found @ Some(_) = self.search(id, with, without).await? {
+        let by_bytes: &[_] = match self.0.layout {
+            Layout::Sidekiq => &[(id.as_str(), ""), ("", "\"jid\"")],
+            Layout::Resque => &[("", "")],
+        };
+        for (with, without) in by_bytes.iter().copied() {
+            if let found @ Some(_) = self.search(id, wanted, with, without).await? {
                 return Ok(found);
             }
         }
         Ok(None)
     }
 
-    async fn search(&self, id: &JobId, with: &str, without: &str) -> Result<Option<Found>, Error> {
+    async fn search(
+        &self,
+        id: &JobId,
+        wanted: &(dyn Fn(&Found) -> bool + Sync),
+        with: &str,
+        without: &str,
+    ) -> Result<Option<Found>, Error> {
         // In the order in which a job goes, so that it is not missed on its way.
         let keys = &self.0.keys;
         let queues = self.queues(LOOKING).await?;
         let queues: Vec<(String, &Queue)> =
             queues.iter().map(|queue| (keys.of_queue(queue), queue)).collect();
-        let sets = sets(keys).map(|(key, state)| Part::of_set(key, state)).into_iter();
+        let sets = sets(keys).into_iter();
         let lists = queues.iter().map(|(key, queue)| Part::of_queue(key, queue));
         for part in sets.chain(lists).chain([Part::of_held(keys)]) {
             let mut part = Part { with, without, ..part };
             loop {
                 let (seen, found) = self.part(part, LOOKING).await?;
-                if let Some(found) = found.into_iter().find(|found| found.job.job.id == *id) {
+                if let Some(found) = found.into_iter().find(|found| found.job.job.id == *id && wanted(found))
+                {
                     return Ok(Some(found));
                 }
                 part.from += PART;
@@ -114,8 +148,9 @@ impl Redis {
         let keys = &self.0.keys;
         let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
         call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
+        call.arg(&keys.tried).arg(&keys.delayed);
         let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
-        read_part(answer, &part, self.0.layout).ok_or_else(|| nonsense(doing))
+        read_part(answer, &part, self.0.layout, keys).ok_or_else(|| nonsense(doing))
     }
 
     async fn queues(&self, doing: &'static str) -> Result<Vec<Queue>, Error> {
@@ -125,36 +160,56 @@ impl Redis {
     }
 }
 
-fn read_part(answer: Value, part: &Part<'_>, layout: Layout) -> Option<(usize, Vec<Found>)> {
+fn read_part(answer: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Option<(usize, Vec<Found>)> {
     let [seen, found] = <[Value; 2]>::try_from(array(answer)?).ok()?;
     let seen = usize::try_from(int(&seen)?).ok()?;
-    let found =
-        array(found)?.into_iter().map(|found| read_found(found, part, layout)).collect::<Option<_>>()?;
+    let found = array(found)?
+        .into_iter()
+        .map(|found| read_found(found, part, layout, keys))
+        .collect::<Option<_>>()?;
     Some((seen, found))
 }
 
-fn read_found(found: Value, part: &Part<'_>, layout: Layout) -> Option<Found> {
+fn read_found(found: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Option<Found> {
     let [value, beside, lapses, runs_out, cancelled, superseded_by] =
         <[Value; 6]>::try_from(array(found)?).ok()?;
     let value = Bytes::from(bytes(value)?);
     let text = |value| String::from_utf8(bytes(value)?).ok();
     let beside = text(beside)?;
-    let lapses = text(lapses)?.parse().unwrap_or(0);
-    let held = (part.state == JobState::Leased).then(|| parts(&value)).flatten();
+    let lapses: u32 = text(lapses)?.parse().unwrap_or(0);
+    let held = (part.place == Place::Held).then(|| parts(&value)).flatten();
     let (since, queue, raw) = match held {
         Some((since, queue, raw)) => (Some(since), Some(queue), raw),
         None => (None, part.queue.cloned(), value.clone()),
     };
+    let stood = layout.unwrap(part.place, &raw);
     let score = beside.parse::<f64>().ok().and_then(moment);
-    let (mut job, keep_dead) = view(layout, &raw, part.state, queue, lapses, score);
+    let queue = queue.or(stood.queue);
+    // What stands beside a dead one is of another of the same bytes.
+    let attempts = if part.state == JobState::Dead { 0 } else { stood.attempts.saturating_add(lapses) };
+    let (mut job, keep_dead) = view(layout, &stood.raw, part.state, queue, attempts, score);
+    if part.place == Place::Dead
+        && let Some(failed_at) = stood.failed_at
+    {
+        job.since = failed_at;
+    }
+    job.last_error = stood.last_error.or(job.last_error);
     if let Some(since) = since {
         job.since = since;
         job.due = text(runs_out)?.parse::<f64>().ok().and_then(|ms| moment(ms / 1000.0));
         job.cancel_requested = int(&cancelled)? == 1;
         job.superseded_by = Some(text(superseded_by)?).filter(|id| !id.is_empty()).map(JobId::new);
     }
-    let here = if part.state == JobState::Leased { Bytes::from(beside) } else { value };
-    Some(Found { state: part.state, key: part.key.to_owned(), here, raw, job, keep_dead })
+    let (mut key, mut how, mut second) = (part.key.to_owned(), part.how, None);
+    if part.how == "tail" {
+        how = "list";
+    } else if part.how == "delayed" {
+        key = format!("{}{beside}", keys.delayed);
+        second = Some(beside.clone());
+    }
+    let here = if part.place == Place::Held { Bytes::from(beside) } else { value };
+    let Part { state, place, .. } = *part;
+    Some(Found { state, place, how, second, attempts, key, here, raw: stood.raw, job, keep_dead })
 }
 
 /// When something was handed over, from which queue, and what.
@@ -225,6 +280,8 @@ fn position_of(job: &StoredJob) -> [u64; 3] {
 /// Goes through what stands at one key, from what has been there longest.
 struct Cursor {
     key: String,
+    how: &'static str,
+    place: Place,
     queue: Option<Queue>,
     /// The next place to look at.
     from: usize,
@@ -234,20 +291,16 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(key: String, queue: Option<Queue>) -> Self {
-        Self { key, queue, from: 0, more: true, ahead: VecDeque::new() }
+    fn new(key: String, how: &'static str, place: Place, queue: Option<Queue>) -> Self {
+        Self { key, how, place, queue, from: 0, more: true, ahead: VecDeque::new() }
     }
 
     /// Reads on until a job is there that is wanted, or the end.
     async fn fill(&mut self, redis: &Redis, wanted: &JobQuery) -> Result<(), Error> {
         while self.ahead.is_empty() && self.more {
-            let how = match wanted.state {
-                JobState::Ready => redis.0.keys.ends.read,
-                JobState::Leased => "hash",
-                _ => "zset",
-            };
-            let set = Part::of_set(&self.key, wanted.state);
-            let part = Part { how, queue: self.queue.as_ref(), from: self.from, ..set };
+            let how = self.how;
+            let part = Part::of(&self.key, how, self.place, wanted.state);
+            let part = Part { queue: self.queue.as_ref(), from: self.from, ..part };
             let (seen, mut found) = redis.part(part, LISTING).await?;
             if how == "hash" {
                 found.sort_by_key(|found| std::str::from_utf8(&found.here).ok()?.parse::<u64>().ok());
@@ -307,13 +360,15 @@ impl Redis {
     }
 
     async fn cursors(&self, state: JobState) -> Result<Vec<Cursor>, Error> {
+        let keys = &self.0.keys;
         if state == JobState::Ready {
             let queues = self.queues(LISTING).await?.into_iter();
-            return Ok(queues.map(|queue| Cursor::new(self.0.keys.of_queue(&queue), Some(queue))).collect());
+            let cursor =
+                |queue| Cursor::new(keys.of_queue(&queue), keys.ends.read, Place::Queue, Some(queue));
+            return Ok(queues.map(cursor).collect());
         }
-        let held = (&*self.0.keys.held, JobState::Leased);
-        let keys = sets(&self.0.keys).into_iter().chain([held]).filter(|(_, of)| *of == state);
-        Ok(keys.map(|(key, _)| Cursor::new((*key).to_owned(), None)).collect())
+        let parts = sets(keys).into_iter().chain([Part::of_held(keys)]).filter(|part| part.state == state);
+        Ok(parts.map(|part| Cursor::new(part.key.to_owned(), part.how, part.place, None)).collect())
     }
 }
 
@@ -331,7 +386,7 @@ impl Inspect for Redis {
             &keys.processed,
             &keys.failed,
         ]);
-        call.arg(&keys.queue);
+        call.arg(&keys.queue).arg(&keys.delayed).arg(keys.dead_in);
         let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
         let counts: Option<Vec<u64>> = array(answer)
             .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());
@@ -345,12 +400,13 @@ impl Inspect for Redis {
 
     /// Goes through all that there is, part by part: where a job is, is not known.
     async fn find(&self, id: &JobId) -> Result<Option<StoredJob>, Error> {
-        Ok(self.locate(id).await?.map(|found| found.job))
+        Ok(self.locate(id, &|_| true).await?.map(|found| found.job))
     }
 
     /// In the order in which a queue is taken from, and those that wait by their time. What comes and goes meanwhile
     /// may be missed or come twice. What stands behind a job is looked for from the beginning on, so it takes the longer
-    /// the farther down that is.
+    /// the farther down that is. In Resque's layout, nothing says since when a job is in its queue: behind one that has
+    /// gone, that list begins anew.
     async fn list(&self, wanted: &JobQuery) -> Result<Vec<StoredJob>, Error> {
         let Some(after) = wanted.after.map(Position::parts) else {
             return self.walk(wanted, |_| true).await;

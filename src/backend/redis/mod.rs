@@ -1,8 +1,9 @@
-//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq keeps them, for many workers on many machines.
+//! The backend **redis**: jobs on a Redis or Valkey server, as Sidekiq or Resque keep them ([`Layout`]), for many workers
+//! on many machines.
 //!
 //! | promise | |
 //! |---|---|
-//! | layout | Sidekiq's keys and payloads, byte for byte: its producers, its workers and its Web UI work on the same server unchanged |
+//! | layout | Sidekiq's or Resque's keys and payloads, byte for byte: their producers, workers and pages work on the same server unchanged |
 //! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
 //! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
 //! | queues | strictly in the order of the request; without any, all that there are, by their names |
@@ -20,7 +21,6 @@
 // waits; `presence` tells Sidekiq's pages of a worker; `held` is what is in hand; `due` moves what has waited; `look` and `change` are for people.
 
 mod change;
-#[allow(dead_code, reason = "the layout of Resque is read and written, but not yet spoken")]
 pub(crate) mod codec;
 mod config;
 mod due;
@@ -32,8 +32,10 @@ mod keys;
 mod layout;
 mod link;
 mod look;
+mod parked;
 mod presence;
 mod renew;
+mod roll;
 mod sentinel;
 mod source;
 mod watch;
@@ -54,6 +56,7 @@ use self::keys::Keys;
 pub use self::layout::Layout;
 use self::link::{Dial, Lane};
 use self::renew::Renewer;
+use self::roll::Roll;
 use self::source::Session;
 use super::Backend;
 use crate::error::Error;
@@ -97,6 +100,8 @@ struct Shared {
     lane: Lane,
     layout: Layout,
     keys: Arc<Keys>,
+    /// Who we are to those who look at the list of workers.
+    roll: Roll,
     hands: Hands,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
@@ -135,6 +140,8 @@ impl Redis {
     ///
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
+    ///
+    /// The query may also say `layout=resque` (or `sidekiq`) and `prefix=PREFIX`.
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -143,8 +150,9 @@ impl Redis {
         Self(Arc::new(Shared {
             dial: Arc::new(dial),
             lane: Lane::default(),
-            layout: Layout::Sidekiq,
-            keys: Arc::new(Keys::new(Layout::Sidekiq, "")),
+            layout: builder.layout,
+            keys: Arc::new(builder.keys()),
+            roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
             terms: builder.terms(),
@@ -153,6 +161,11 @@ impl Redis {
             times: builder.times,
             ids: Ids::default(),
         }))
+    }
+
+    #[cfg(test)]
+    fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     #[cfg(test)]

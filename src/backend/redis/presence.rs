@@ -1,4 +1,4 @@
-//! A worker as Sidekiq's Web UI and API see one: in the set of processes, with what it is at, what has run, and a list
+//! A worker as Sidekiq's Web UI and API see one (as Resque's do, it is in `roll`): in the set of processes, with what it is at, what has run, and a list
 //! through which it is told to be quiet, to stop, or to say what it is at.
 //!
 //! All is told in one transaction, so nobody sees half of it. Sidekiq from 7 on looks for the work at `IDENTITY:work`,
@@ -20,7 +20,9 @@ use super::codec::dates::date;
 use super::codec::sidekiq::Times;
 use super::exchange::{array, bytes};
 use super::failure::{failed, nonsense};
+use super::layout::Layout;
 use super::link::{PRUNE, send};
+use super::roll::Listed;
 use super::{Redis, Shared, due, keys};
 use crate::announce::{Announce, Identity, KindRuns, Notice, Request, Runs};
 use crate::error::Error;
@@ -66,6 +68,9 @@ impl fmt::Debug for Announcer {
 #[async_trait]
 impl Connect<dyn Announce> for Redis {
     async fn connect(&self) -> Result<Arc<dyn Announce>, Error> {
+        if self.0.layout == Layout::Resque {
+            return Ok(Arc::new(Listed::connect(self.0.clone()).await?));
+        }
         let connection = self.0.dial.connect().await?;
         Ok(Arc::new(Announcer { shared: self.0.clone(), connection, pruned_at: Default::default() }))
     }

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::codec::{Failure, sidekiq};
 use super::exchange::{self, Answer, DOING, Lapses, MOST, RECLAIM, Taken, Verdict};
 use super::held::Hand;
+use super::layout::Layout;
 use super::link::EXCHANGE;
+use super::parked::Parked;
 use super::watch::Watch;
 use super::{Shared, due};
 use crate::backend::wall_clock;
@@ -36,13 +38,15 @@ pub(super) struct Session {
     watch: Watch,
     /// A job that waited for its time was due when the server was last asked.
     due: AtomicBool,
+    /// None were to be taken when the server was last asked.
+    paused: AtomicBool,
 }
 
 impl Session {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
         let connection = shared.dial.connect().await?;
         let watch = Watch::new(shared.dial.clone(), shared.keys.clone());
-        Ok(Self { shared, connection, watch, due: AtomicBool::new(false) })
+        Ok(Self { shared, connection, watch, due: AtomicBool::new(false), paused: AtomicBool::new(false) })
     }
 
     /// One exchange; who asked for all queues is told of those that there are.
@@ -54,10 +58,11 @@ impl Session {
             most,
             queues,
             verdicts,
-            wall_clock(),
+            &self.counted_as(),
         );
         let mut connection = self.connection.clone();
         let answer = exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)?;
+        self.paused.store(answer.paused, Ordering::Relaxed);
         self.due.store(answer.job_due.is_some_and(|wait| wait.is_zero()), Ordering::Relaxed);
         Ok(answer)
     }
@@ -66,7 +71,7 @@ impl Session {
     async fn move_due(&self, now_ms: u64) -> Result<(), Error> {
         if self.due.swap(false, Ordering::Relaxed) {
             let mut connection = self.connection.clone();
-            due::move_due(&mut connection, &self.shared.keys, now_ms).await?;
+            due::move_due(&mut connection, &self.shared.keys, self.shared.layout, now_ms).await?;
         }
         Ok(())
     }
@@ -109,11 +114,13 @@ impl Session {
 
     /// A job for the worker; or what becomes of it if it can't be handed out.
     fn deliver(&self, taken: Taken, sent_at: Instant) -> Result<Delivery, (u64, Verdict)> {
-        let Taken { token, queue, raw, lapses } = taken;
+        let Taken { token, queue, raw, lapses, tries } = taken;
         let layout = self.shared.layout;
         let Ok(read) = layout.read(&raw, &queue) else {
-            return Err((token, Verdict::End { raw: Some(layout.unreadable(&raw)) }));
+            let raw = layout.unreadable(&raw, &queue, &self.worker(), wall_clock());
+            return Err((token, Verdict::End { raw: Some(raw) }));
         };
+        let failures = read.failures.saturating_add(tries);
         let mut job = read.job;
         job.queue = queue.clone();
         if read.enqueued_at.is_none() {
@@ -122,11 +129,11 @@ impl Session {
         let times = match lapses {
             Lapses::Times(times) => times,
             Lapses::Cancelled => {
-                let raw = self.dead(&raw, &queue, read.keep_dead, CANCELLED, read.failures.saturating_add(1));
+                let raw = self.dead(&raw, &queue, read.keep_dead, CANCELLED, failures.saturating_add(1));
                 return Err((token, Verdict::End { raw }));
             }
         };
-        let attempts = read.failures.saturating_add(times);
+        let attempts = failures.saturating_add(times);
         if let Some(reason) = self.poison(&job, attempts, times) {
             let raw = self.dead(&raw, &queue, read.keep_dead, &reason, attempts);
             return Err((token, Verdict::End { raw }));
@@ -138,7 +145,7 @@ impl Session {
             raw,
             queue,
             attempt,
-            marked: times > 0 || read.unique.is_some(),
+            marked: times > 0 || tries > 0 || read.unique.is_some(),
             give_up_at: read.retry_for.and_then(|time| read.first_failed_at?.checked_add(time)),
             keep_dead: read.keep_dead,
             until: later(sent_at, lease.ttl),
@@ -220,13 +227,19 @@ impl Session {
     }
 }
 
+/// A job in hand as it waits where its layout has nothing for that.
+fn parked(hand: &Hand, attempts: u32, reason: &str) -> Vec<u8> {
+    let (queue, raw, reason) = (hand.queue.clone(), hand.raw.clone(), Arc::from(reason));
+    Parked { token: hand.token, attempts, queue, reason, raw }.write()
+}
+
 pub(super) const CANCELLED: &str = "cancelled";
 
 impl Session {
     /// How a dead job is kept, if it is.
     fn dead(&self, raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
         let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
-        keep.then(|| self.shared.layout.dead(raw, &failure))
+        keep.then(|| self.shared.layout.dead(raw, &self.worker(), &failure))
     }
 
     fn dead_in_hand(&self, hand: &Hand, reason: &str) -> Option<Vec<u8>> {
@@ -240,12 +253,22 @@ impl Session {
             Settlement::Ack if hand.marked => Verdict::MarkedDone,
             Settlement::Ack => Verdict::Done,
             Settlement::Reject => Verdict::Dead { raw: self.dead_in_hand(hand, reason) },
-            Settlement::Release { after } => Verdict::Back { after },
+            Settlement::Release { after } if after.is_zero() || self.shared.layout == Layout::Sidekiq => {
+                Verdict::Back { after }
+            }
+            Settlement::Release { after } => Verdict::Wait { after, raw: parked(hand, 0, "") },
             Settlement::Retry { after } => self.retry(hand, reason, after),
         }
     }
 
     fn retry(&self, hand: &Hand, reason: &str, after: Duration) -> Verdict {
+        if self.shared.layout == Layout::Resque {
+            let attempts = hand.attempt;
+            return match after.is_zero() {
+                true => Verdict::Again { attempts },
+                false => Verdict::Later { after, raw: parked(hand, attempts, reason) },
+            };
+        }
         let now = wall_clock();
         if hand.give_up_at.is_some_and(|at| at <= now) {
             return Verdict::Dead { raw: self.dead_in_hand(hand, reason) };
@@ -274,6 +297,7 @@ impl Source for Session {
             return Ok(Vec::new());
         }
         let deadline = later(Instant::now(), wanted.wait);
+        self.attend(wanted);
         loop {
             let bell = self.shared.bell.notified();
             let (taken, due) = self.take(wanted).await?;
@@ -286,7 +310,7 @@ impl Source for Session {
                 () = stop.cancelled() => return Ok(Vec::new()),
                 () = sleep_until(deadline.min(look)) => {}
                 () = bell => {}
-                ready = self.watch.ready(&queues) => ready?,
+                ready = self.watch.ready(&queues), if !self.paused.load(Ordering::Relaxed) => ready?,
             }
         }
     }
@@ -307,11 +331,32 @@ impl Source for Session {
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
+        self.attend(wanted);
         self.apply(settled, Some(wanted)).await
     }
 }
 
 impl Session {
+    /// Says in whose name it takes, where workers have names.
+    fn attend(&self, wanted: &FetchRequest) {
+        if self.shared.layout == Layout::Resque {
+            self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
+        }
+    }
+
+    /// What it is called in the list of workers.
+    fn worker(&self) -> String {
+        self.shared.roll.name()
+    }
+
+    /// What the names of the counters end with in which its jobs are counted too.
+    fn counted_as(&self) -> String {
+        match self.shared.layout {
+            Layout::Sidekiq => exchange::today(wall_clock()),
+            Layout::Resque => self.shared.roll.entered(),
+        }
+    }
+
     /// The queues to wait for: those wanted, or all that there are.
     async fn queues(&self, wanted: &FetchRequest) -> Result<Vec<Queue>, Error> {
         if !wanted.queues.is_empty() {

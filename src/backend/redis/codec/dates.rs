@@ -24,6 +24,16 @@ pub(super) fn write(moment: SystemTime) -> String {
     format!("{year:04}/{month:02}/{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// The same as ISO 8601, as Resque has heartbeats.
+pub(crate) fn iso(moment: SystemTime) -> String {
+    write(moment).replace('/', "-").replace(" UTC", "Z").replace(' ', "T")
+}
+
+/// The same as Ruby shows a time, as Resque has the starts of workers.
+pub(crate) fn ruby(moment: SystemTime) -> String {
+    write(moment).replace('/', "-").replace(" UTC", " +0000")
+}
+
 /// The moment that `text` says, if it is a date between the years 1970 and 9999 in one of the forms.
 pub(super) fn read(text: &str) -> Option<SystemTime> {
     let text = text.trim_ascii();

@@ -7,7 +7,7 @@
 //! hold strings that are no UTF-8.
 
 mod args;
-pub(super) mod dates;
+pub(crate) mod dates;
 mod edit;
 mod json;
 mod mark;

@@ -50,6 +50,10 @@ pub(crate) struct ReadFailed {
     /// When it failed.
     pub(crate) failed_at: Option<SystemTime>,
     /// When it was enqueued again. Resque leaves the entry there.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "an entry is understood whole, and nobody shows this yet")
+    )]
     pub(crate) retried_at: Option<SystemTime>,
 }
 
@@ -186,6 +190,11 @@ pub(crate) fn read_failed(entry: &Bytes) -> Result<ReadFailed, Error> {
         failed_at: moment("failed_at"),
         retried_at: moment("retried_at"),
     })
+}
+
+/// The queue that a job names, as node-resque's do and as a delayed one has to.
+pub(crate) fn queue_of(raw: &[u8]) -> Option<Queue> {
+    inner_queue(raw)
 }
 
 fn error(what: impl std::fmt::Display) -> Error {

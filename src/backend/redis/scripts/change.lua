@@ -1,8 +1,10 @@
 -- (unique.lua stands before this.) Changes a job where it stands, unless it has gone from there.
--- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled. ARGV: 1 list, zset or hash, 2 what stands there (for a hash:
+-- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled, 5 schedule. ARGV: 1 list, delayed, zset or hash, 2 what stands there (for a hash:
 -- its field), 3 where it is to go: dead, queue, away, or cancelled, 4 what is to stand there, 5 the queue, 6 what a
 -- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds, 9 the command that
--- puts at the back of a queue.
+-- puts at the back of a queue, 10 how dead ones are kept, 11 the second for which a delayed one waits, 12 what the key of
+-- the set begins with that says where it waits, 13 where the failed attempts are counted of jobs that do not say it, 14
+-- how many there are.
 -- Answers 1 if it was changed.
 local kind, here, to, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if to == 'cancelled' then
@@ -28,7 +30,7 @@ if to == 'queue' and key and KEYS[1] == KEYS[3] then
     end
 end
 local gone
-if kind == 'list' then
+if kind == 'list' or kind == 'delayed' then
     gone = redis.call('LREM', KEYS[1], -1, here)
 else
     gone = redis.call('ZREM', KEYS[1], here)
@@ -48,7 +50,14 @@ elseif key then
     put_entry(key, id, entry)
     redis.call('PERSIST', key)
 end
-if to == 'dead' then
+if kind == 'delayed' then
+    if not redis.call('LPOS', KEYS[1], here) then redis.call('SREM', ARGV[12] .. here, 'delayed:' .. ARGV[11]) end
+    if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('ZREM', KEYS[5], ARGV[11]) end
+end
+if to == 'dead' and ARGV[10] == 'list' then
+    redis.call('RPUSH', KEYS[3], after)
+    if ARGV[7] ~= '' then redis.call('LTRIM', KEYS[3], -tonumber(ARGV[7]), -1) end
+elseif to == 'dead' then
     local now = unique_now / 1000
     redis.call('ZADD', KEYS[3], string.format('%.3f', now), after)
     redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.3f', now - tonumber(ARGV[8])))
@@ -56,5 +65,9 @@ if to == 'dead' then
 elseif to == 'queue' then
     redis.call(ARGV[9], ARGV[6] .. ARGV[5], after)
     redis.call('SADD', KEYS[2], ARGV[5])
+    if tonumber(ARGV[14]) > 0 and ARGV[13] ~= '' then
+        redis.call('SET', ARGV[13], 1, 'EX', 259200)
+        redis.call('SET', ARGV[13] .. ':' .. redis.sha1hex(after), ARGV[14], 'EX', 259200)
+    end
 end
 return 1

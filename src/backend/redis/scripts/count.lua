@@ -1,4 +1,5 @@
--- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 dead, 6 processed, 7 failed. ARGV: 1 what a queue's key begins with.
+-- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 dead, 6 processed, 7 failed. ARGV: 1 what a queue's key begins with, 2
+-- what the key of a list begins with in which jobs wait for the same second, or nothing, 3 how dead ones are kept.
 -- Answers how many are ready, wait, are with workers, are dead, were run, failed of these, and were superseded.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -6,9 +7,16 @@ local ready = redis.call('ZCOUNT', KEYS[4], '-inf', now)
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     ready = ready + redis.call('LLEN', ARGV[1] .. name)
 end
-local waiting = redis.call('ZCARD', KEYS[2]) + redis.call('ZCARD', KEYS[3])
+local waiting = redis.call('ZCARD', KEYS[3])
+if ARGV[2] == '' then
+    waiting = waiting + redis.call('ZCARD', KEYS[2])
+else
+    for _, second in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+        waiting = waiting + redis.call('LLEN', ARGV[2] .. second)
+    end
+end
+local dead = redis.call(ARGV[3] == 'list' and 'LLEN' or 'ZCARD', KEYS[5])
 local with_workers = redis.call('ZCOUNT', KEYS[4], '(' .. string.format('%.0f', now), '+inf')
 local processed = tonumber(redis.call('GET', KEYS[6]) or 0)
 local failed = tonumber(redis.call('GET', KEYS[7]) or 0)
-return { ready, waiting, with_workers, redis.call('ZCARD', KEYS[5]), processed, failed,
-    tonumber(redis.call('GET', 'tidegate:superseded') or 0) }
+return { ready, waiting, with_workers, dead, processed, failed, tonumber(redis.call('GET', 'tidegate:superseded') or 0) }

@@ -1,6 +1,7 @@
 -- Takes in all jobs or none.
 -- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases. ARGV: 1 what a queue's key begins with, 2 the command that puts
---   at the back of a queue, then in the order of the jobs:
+--   at the back of a queue, 3 what the key of a list begins with in which jobs wait for the same second, or nothing if they
+--   wait in the schedule itself, 4 what the key of the set begins with that says where a job waits, then in the order of the jobs:
 --   'queue', a queue, how many jobs, and what is to stand there of each;
 --   'set', a score, and what is to stand in the schedule;
 --   'unique', the window (q, d, p) and its period in ms, 'first' or 'replace', the queue, the score or nothing, what is
@@ -8,7 +9,7 @@
 -- Answers for each that is unique: 'created', or 'first' or 'replaced' and the id of the job that was there; or instead
 -- of all this, if jobs are to be replaced of which it was not known what they become, 'ask' and for each its place among
 -- those that are unique and what stands there now. Then nothing was changed.
-local prefix, push, at, wrong = ARGV[1], ARGV[2], 2, nil
+local prefix, push, delayed, at, wrong = ARGV[1], ARGV[2], ARGV[3], 4, nil
 local function next_arg() at = at + 1; return ARGV[at] end
 local function must_be(key, kind)
     local there = redis.call('TYPE', key).ok
@@ -113,7 +114,12 @@ while at < #ARGV do
         for i = 1, tonumber(next_arg()) do jobs[i] = next_arg() end
         steps[#steps + 1] = { 'queue', queue, jobs }
     elseif what == 'set' then
-        steps[#steps + 1] = { 'set', next_arg(), next_arg() }
+        local score, raw = next_arg(), next_arg()
+        if delayed ~= '' then
+            must_be(delayed .. score, 'list')
+            must_be(ARGV[4] .. raw, 'set')
+        end
+        steps[#steps + 1] = { 'set', score, raw }
     else
         plan_unique()
     end
@@ -154,7 +160,13 @@ for _, step in ipairs(steps) do
             redis.call(push, prefix .. step[2], unpack(jobs, i, math.min(i + 999, #jobs)))
         end
     elseif what == 'set' then
-        redis.call('ZADD', KEYS[2], step[2], step[3])
+        local score, raw = step[2], step[3]
+        if delayed ~= '' then
+            redis.call('RPUSH', delayed .. score, raw)
+            redis.call('SADD', ARGV[4] .. raw, 'delayed:' .. score)
+            raw = score
+        end
+        redis.call('ZADD', KEYS[2], score, raw)
     elseif what == 'create' then
         if step[5] == '' then
             redis.call('SADD', KEYS[1], step[4])

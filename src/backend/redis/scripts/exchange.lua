@@ -4,19 +4,22 @@
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
 --       10 processed, 11 failed
--- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 today, 5 the most that are kept dead,
+-- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 what the counters of today, or of this worker, end with, 5 the most that are kept dead,
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
---       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+--       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
+--       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
 -- Answers: the time in ms, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
---       in it), of those whose lease has lapsed before the place in this answer and how often, and how many jobs
---       were given back.
+--       in it), of those whose lease has lapsed before the place in this answer and how often, how many jobs
+--       were given back, of those whose failed attempts are counted here the place and how many, and whether none are
+--       taken now.
 local leases, held, counter, lapsed, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local queues, schedule, retry, dead, processed_key, failed_key = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local ttl, room, prefix, today = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local MARK_SECONDS, STAT_SECONDS = 259200, 157680000
 local back, front, pop = ARGV[8], ARGV[9], ARGV[10]
-local at = 11
+local dead_in, tried = ARGV[11], ARGV[12]
+local at = 14
 
 local function int(number) return string.format('%.0f', number) end
 local function next_arg() at = at + 1; return ARGV[at] end
@@ -31,16 +34,30 @@ local function parts(value)
 end
 local function mark_of(raw) return lapsed .. ':' .. redis.sha1hex(raw) end
 
+local function tried_of(raw) return tried .. ':' .. redis.sha1hex(raw) end
+
 local function bury(raw)
+    if dead_in == 'list' then
+        redis.call('RPUSH', dead, raw)
+        if ARGV[5] ~= '' then redis.call('LTRIM', dead, -tonumber(ARGV[5]), -1) end
+        return
+    end
     redis.call('ZADD', dead, score(0), raw)
     redis.call('ZREMRANGEBYSCORE', dead, '-inf', '(' .. score(-1000 * tonumber(ARGV[6])))
     redis.call('ZREMRANGEBYRANK', dead, 0, -1 - tonumber(ARGV[5]))
 end
 
--- A queue whose key is something else can't take it: it is kept with the dead ones.
+-- A queue whose key is something else can't take it: it is kept with the dead ones, or waits on where these are entries
+-- of another form.
+local AGAIN_MS = 30000
 local function push(side, queue, raw)
     if type(redis.pcall(side, prefix .. queue, raw)) == 'table' then
-        bury(raw)
+        if dead_in == 'list' then
+            local place = int(redis.call('INCR', counter))
+            redis.call('ZADD', retry, score(AGAIN_MS), place .. ':0:' .. #queue .. ':0:' .. queue .. raw)
+        else
+            bury(raw)
+        end
     else
         redis.call('SADD', queues, queue)
     end
@@ -74,10 +91,11 @@ if #expired > 0 then
     end
 end
 local some_lapsed = redis.call('EXISTS', lapsed) == 1
+local some_tried = tried ~= '' and redis.call('EXISTS', tried) == 1
 local some_cancelled = redis.call('EXISTS', cancelled) == 1
 
 local names = {}
-for i = 1, tonumber(ARGV[11]) do names[i] = next_arg() end
+for i = 1, tonumber(ARGV[14]) do names[i] = next_arg() end
 
 local stale, refused, processed, failed = {}, {}, 0, 0
 local done = tonumber(next_arg())
@@ -104,7 +122,7 @@ local settles = done > 0 or at < #ARGV
 while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
-    local second = (what == 'retry' or what == 'later') and next_arg()
+    local second = (what == 'retry' or what == 'later' or what == 'wait') and next_arg()
     local until_when = redis.call('ZSCORE', leases, token)
     local value = until_when and tonumber(until_when) > now and redis.call('HGET', held, token)
     if not value then
@@ -123,7 +141,9 @@ while at < #ARGV do
             processed = processed + 1
         elseif what == 'retry' then
             push(back, first, second)
-        elseif what == 'later' then
+        elseif what == 'again' then
+            push(back, queue, raw)
+        elseif what == 'later' or what == 'wait' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
         elseif ends then
             if first ~= '' then bury(first) end
@@ -132,11 +152,19 @@ while at < #ARGV do
         elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
-        if what ~= 'done' and what ~= 'back' and what ~= 'superseded' then
+        local unharmed = what == 'back' or what == 'wait'
+        if what ~= 'done' and what ~= 'superseded' and not unharmed then
             processed, failed = processed + 1, failed + 1
         end
         -- One that was handed back as it was keeps its count.
-        if what ~= 'back' and some_lapsed then redis.call('DEL', mark_of(raw)) end
+        if not unharmed and some_lapsed then redis.call('DEL', mark_of(raw)) end
+        if what == 'again' then
+            redis.call('SET', tried, 1, 'EX', MARK_SECONDS)
+            redis.call('SET', tried_of(raw), first, 'EX', MARK_SECONDS)
+            some_tried = true
+        elseif not unharmed and some_tried then
+            redis.call('DEL', tried_of(raw))
+        end
         redis.call('ZREM', leases, token)
         redis.call('HDEL', held, token)
         redis.call('HDEL', cancelled, token)
@@ -146,6 +174,7 @@ end
 local function count(key, number)
     if number > 0 then
         redis.call('INCRBY', key, number)
+        if today == '' then return end
         local day = key .. ':' .. today
         if redis.call('INCRBY', day, number) == number then redis.call('EXPIRE', day, STAT_SECONDS) end
     end
@@ -153,7 +182,10 @@ end
 count(processed_key, processed)
 count(failed_key, failed)
 
-local taken, lapses, total = {}, {}, 0
+local paused = ARGV[13] ~= '' and redis.call('GET', ARGV[13])
+paused = paused and string.lower(string.match(paused, '^%s*(.-)%s*$')) == 'true'
+if paused then room = 0 end
+local taken, lapses, tries, total = {}, {}, {}, 0
 if room > 0 then
     if #names == 0 then
         names = redis.call('SMEMBERS', queues)
@@ -196,6 +228,13 @@ if total > 0 then
                     lapses[#lapses + 1] = times
                 end
             end
+            if some_tried then
+                local times = redis.call('GET', tried_of(raw))
+                if times then
+                    tries[#tries + 1] = number - token
+                    tries[#tries + 1] = times
+                end
+            end
             number = number + 1
         end
     end
@@ -215,4 +254,4 @@ sooner(schedule, 1000)
 sooner(retry, 1000)
 local jobs_due = due
 sooner(leases, 1)
-return { now, jobs_due, due, stale, refused, token, taken, lapses, #expired }
+return { now, jobs_due, due, stale, refused, token, taken, lapses, #expired, tries, paused and 1 or 0 }

@@ -1,12 +1,14 @@
 -- (unique.lua stands before this.) Looks through a part of what stands at a key.
 -- KEYS: 1 the key, 2 leases, 3 cancelled, 4 the mark that there are lapsed jobs.
--- ARGV: 1 list, tail (a list from its end), zset or hash, 2 the first place, 3 how many places, 4 what it must have in
---       it, 5 what it must not have in it, if anything.
+-- ARGV: 1 list, tail (a list from its end), delayed (a set of seconds, of each a list), zset or hash, 2 the first place, 3 how many places, 4 what it must have in
+--       it, 5 what it must not have in it, if anything, 6 where the failed attempts are counted of jobs that do not say it,
+--       7 what the keys of the lists begin with that stand for seconds.
 -- Answers how many there were in this part, and of those that are meant: what stands there, its score or its field,
 -- how often its lease has lapsed, when its lease runs out (ms), whether it is to be cancelled, and which job's payload
 -- has superseded its own.
 local kind, from, most, with, without = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local some_lapsed = redis.call('EXISTS', KEYS[4]) == 1
+local some_tried = ARGV[6] ~= '' and redis.call('EXISTS', ARGV[6]) == 1
 local found, seen = {}, 0
 local function look(value, beside)
     seen = seen + 1
@@ -23,6 +25,10 @@ local function look(value, beside)
         if entry and entry.state == 's' then superseded_by = string.match(entry.rest, '^%d*;(.*)$') or '' end
     end
     if some_lapsed then lapses = redis.call('GET', KEYS[4] .. ':' .. redis.sha1hex(raw)) or '0' end
+    if some_tried then
+        local tries = redis.call('GET', ARGV[6] .. ':' .. redis.sha1hex(raw)) or '0'
+        lapses = string.format('%.0f', (tonumber(lapses) or 0) + tonumber(tries))
+    end
     found[#found + 1] = { value, beside, lapses, runs_out, cancelled, superseded_by }
 end
 if kind == 'list' then
@@ -30,6 +36,12 @@ if kind == 'list' then
 elseif kind == 'tail' then
     local there = redis.call('LRANGE', KEYS[1], -(from + most), -(from + 1))
     for i = #there, 1, -1 do look(there[i], '') end
+elseif kind == 'delayed' then
+    local seconds = redis.call('ZRANGE', KEYS[1], from, from + most - 1)
+    for _, second in ipairs(seconds) do
+        for _, value in ipairs(redis.call('LRANGE', ARGV[7] .. second, 0, -1)) do look(value, second) end
+    end
+    seen = #seconds
 elseif kind == 'zset' then
     local there = redis.call('ZRANGE', KEYS[1], from, from + most - 1, 'WITHSCORES')
     for i = 1, #there, 2 do look(there[i], there[i + 1]) end
