@@ -614,6 +614,97 @@ mod tests {
         assert!(lock(&completions.done).standbys.is_empty() && lock(&completions.done).by_kind.is_empty());
     }
 
+    /// Gives what one task is to run, and returns who is first.
+    fn give_brisk(completions: &Completions, places: impl IntoIterator<Item = usize>) -> Vec<Next> {
+        let (mut attempts, mut left) = (places.into_iter().map(|place| next(place, 0)).collect(), Vec::new());
+        completions.give(&mut attempts, &mut left, true);
+        assert!(attempts.is_empty());
+        left
+    }
+
+    fn back(completions: &Completions) -> Vec<usize> {
+        let mut back = Vec::new();
+        completions.take(&mut Vec::new(), &mut back);
+        back.iter().map(|next| next.place).collect()
+    }
+
+    /// Reports for a task that pulls, and returns what it does next.
+    fn told(completions: &Completions, place: usize, ticket: Option<Ticket>, tired: bool) -> Told {
+        completions.tell(Some(finished(place)), 0, ticket, tired)
+    }
+
+    #[test]
+    fn one_task_pulls_what_is_brisk_and_then_pulls_no_more() {
+        let completions = hot(3);
+        let first = give_brisk(&completions, 1..=3);
+        let [Next { place: 1, ticket: ticket @ Some(_), .. }] = first[..] else { panic!("{first:?}") };
+        for place in 2..=3 {
+            let Told::Next(next) = told(&completions, place - 1, ticket, false) else {
+                panic!("it pulls on")
+            };
+            assert_eq!((next.place, next.ticket), (place, ticket));
+        }
+        let told = told(&completions, 3, ticket, false);
+        assert!(completions.next(0, told).now_or_never().expect("no wait").is_none(), "all has been pulled");
+        assert_eq!(take(&completions), [(1, false), (2, false), (3, false)]);
+        assert_eq!(give_brisk(&completions, [4]).len(), 1, "another task pulls from now on");
+    }
+
+    /// In place of those that stood by when each had its own task.
+    #[test]
+    fn who_reports_when_jobs_are_brisk_pulls_if_nobody_else_does() {
+        let completions = hot(3);
+        give_brisk(&completions, []);
+        let (first, second) = (told(&completions, 1, None, false), told(&completions, 2, None, false));
+        assert!(matches!((&first, &second), (Told::Pull(_), Told::Poll)), "{first:?}, {second:?}");
+        assert!(give_brisk(&completions, [3]).is_empty(), "it is on its way");
+        assert_eq!(completions.next(0, first).now_or_never().flatten().map(|next| next.place), Some(3));
+        assert!(completions.next(0, second).now_or_never().expect("no wait").is_none());
+    }
+
+    #[test]
+    fn a_task_that_is_kept_or_dropped_leaves_what_it_had_and_the_loop_hears_of_it() {
+        for end in [Completions::is_kept, Completions::is_dropped] {
+            let completions = hot(9);
+            let cx = std::task::Context::from_waker(std::task::Waker::noop());
+            let ticket = give_brisk(&completions, 1..=3)[0].ticket.expect("it pulls");
+            drop(told(&completions, 1, Some(ticket), true));
+            assert!(!completions.poll_any(&cx), "it reports more before it comes");
+            end(&completions, 0, ticket);
+            assert!(completions.poll_any(&cx));
+            assert_eq!(back(&completions), [2, 3]);
+        }
+    }
+
+    #[test]
+    fn a_tired_task_lets_others_go_first_and_pulls_on() {
+        let completions = hot(3);
+        let ticket = give_brisk(&completions, 1..=2)[0].ticket;
+        let told = told(&completions, 1, ticket, true);
+        assert!(matches!(told, Told::Rest(_)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let next = runtime.block_on(async {
+            let mut next = pin!(completions.next(0, told));
+            assert!(next.as_mut().now_or_never().is_none(), "it waits for a turn");
+            next.await
+        });
+        assert_eq!(next.map(|next| next.place), Some(2));
+    }
+
+    #[test]
+    fn what_is_left_behind_a_job_that_blocks_its_thread_is_taken_back() {
+        let completions = hot(3);
+        let ticket = give_brisk(&completions, 1..=3)[0].ticket;
+        let mut back = Vec::new();
+        completions.look(&mut back);
+        assert!(back.is_empty());
+        completions.look(&mut back);
+        assert_eq!(back.iter().map(|next| next.place).collect::<Vec<_>>(), [2, 3]);
+        let late = told(&completions, 1, ticket, false);
+        assert!(completions.next(0, late).now_or_never().expect("no wait").is_none(), "it comes too late");
+        assert_eq!(take(&completions), [(1, false)], "but it reports");
+    }
+
     #[test]
     fn the_keys_that_are_kept_are_bounded() {
         let completions = hot(2 * MAX_KEYS);

@@ -178,3 +178,121 @@ impl Lists {
         &mut self.back
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::job::{Job, JobId, Kind, Tag};
+    use crate::source::Delivery;
+
+    const SHORT: Duration = Duration::from_nanos(200);
+
+    fn next(place: usize, kind: usize) -> Next {
+        let job = Job::new(JobId::new("a"), Kind::new("a"), Bytes::new(), SystemTime::UNIX_EPOCH);
+        let tag = Tag { session: 0, key: 0, token: 0 };
+        let delivery = Delivery { job: Arc::new(job), attempt: 1, tag, lease: None };
+        Next { place, kind, run: Arc::new(Run::new(delivery, None)), ticket: None }
+    }
+
+    /// Two lists, for kinds 5 and 6.
+    fn lists() -> Lists {
+        let mut lists = Lists::default();
+        lists.renew(2);
+        lists
+    }
+
+    /// Adds, and returns the places and tickets of those that stay.
+    fn add(
+        lists: &mut Lists,
+        attempts: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Vec<(usize, Option<Ticket>)> {
+        let mut attempts = attempts.into_iter().map(|(place, kind)| next(place, kind)).collect();
+        lists.add(&mut attempts, |kind| kind.checked_sub(5));
+        attempts.into_iter().map(|next| (next.place, next.ticket)).collect()
+    }
+
+    fn back(lists: &mut Lists) -> Vec<usize> {
+        lists.back().drain(..).map(|next| next.place).collect()
+    }
+
+    #[test]
+    fn the_first_of_a_kind_pulls_the_others_in_their_order() {
+        let mut lists = lists();
+        let first = add(&mut lists, [(1, 5), (2, 6), (3, 5), (4, 6), (5, 5), (6, 4), (7, 9)]);
+        let [(1, Some(five)), (2, Some(six)), (6, None), (7, None)] = first[..] else {
+            panic!("one of each kind pulls, and what is of no kind is not pulled: {first:?}")
+        };
+        assert!(add(&mut lists, [(8, 5)]).is_empty(), "somebody pulls that already");
+        let mut pull =
+            |at, ticket| lists.pull(at, ticket).map(|next| (next.place, next.ticket == Some(ticket)));
+        assert_eq!([pull(0, five), pull(0, five)], [Some((3, true)), Some((5, true))]);
+        assert_eq!([pull(1, five), pull(0, six)], [None, None], "each from its own list");
+        assert_eq!([pull(1, six), pull(1, six), pull(0, five)], [Some((4, true)), None, Some((8, true))]);
+    }
+
+    #[test]
+    fn who_ends_leaves_the_rest_and_a_ticket_that_is_good_for_nothing() {
+        let mut lists = lists();
+        let Some(ticket) = lists.begin(0) else { panic!("nobody pulls") };
+        assert_eq!(lists.begin(0), None, "one at a time");
+        add(&mut lists, [(1, 5), (2, 5)]);
+        assert!(lists.end(0, ticket));
+        assert_eq!(back(&mut lists), [1, 2]);
+        let Some(other) = lists.begin(0) else { panic!("nobody pulls any more") };
+        assert!(other != ticket && add(&mut lists, [(3, 5)]).is_empty());
+        assert!(!lists.end(0, ticket) && lists.pull(0, ticket).is_none());
+        assert_eq!(lists.pull(0, other).map(|next| next.place), Some(3));
+        assert!(!lists.end(0, other), "nothing was left");
+    }
+
+    #[test]
+    fn who_pulls_nothing_between_two_looks_is_kept() {
+        let mut lists = lists();
+        let Some(ticket) = lists.begin(0) else { panic!("nobody pulls") };
+        lists.look();
+        lists.look();
+        add(&mut lists, [(1, 5), (2, 5), (3, 5)]);
+        lists.look();
+        assert_eq!(lists.pull(0, ticket).map(|next| next.place), Some(1));
+        lists.look();
+        assert!(back(&mut lists).is_empty(), "it pulls, if slowly");
+        lists.look();
+        assert_eq!(back(&mut lists), [2, 3]);
+        assert!(lists.pull(0, ticket).is_none() && lists.begin(0).is_some(), "another may");
+    }
+
+    #[test]
+    fn new_lists_are_empty_and_nothing_of_the_old_is_lost() {
+        let mut lists = lists();
+        let Some(ticket) = lists.begin(1) else { panic!("nobody pulls") };
+        add(&mut lists, [(1, 6)]);
+        lists.renew(2);
+        assert!(lists.pull(1, ticket).is_none() && !lists.end(1, ticket));
+        assert_eq!(back(&mut lists), [1]);
+    }
+
+    #[test]
+    fn one_task_is_enough_for_what_is_done_in_a_moment() {
+        let mut brisk = Brisk::default();
+        assert!(!brisk.is_enough_for(1), "nothing is known");
+        brisk.ended(20, SHORT * 20, SHORT);
+        brisk.ended(0, Duration::ZERO, Duration::ZERO);
+        assert!(brisk.is_enough_for(1) && brisk.is_enough_for(100) && !brisk.is_enough_for(101));
+        brisk.ended(20, SHORT * 20, ALONE + SHORT);
+        for turn in 0..DISTURBED {
+            assert!(!brisk.is_enough_for(1), "one was long, {turn} turns ago");
+            brisk.ended(1, SHORT, SHORT);
+        }
+        assert!(brisk.is_enough_for(100));
+        brisk.disturbed();
+        assert!(!brisk.is_enough_for(1));
+        for _ in 0..DISTURBED {
+            brisk.ended(20, ALONE, ALONE / 20);
+        }
+        assert!(brisk.is_enough_for(20) && !brisk.is_enough_for(40));
+    }
+}

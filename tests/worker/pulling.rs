@@ -1,0 +1,142 @@
+//! Short jobs one after the other in one task: nobody waits for long behind one that turns out not to be short.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use tidegate::{Context, Enqueue, Memory, NewJob, Registry, Shutdown, Worker};
+use tokio::runtime::Builder;
+
+use crate::support::{Gate, patience, until};
+
+/// Few, so that all of them together are short even in a build without optimisation.
+const SLOTS: usize = 4;
+
+const ROUNDS: usize = 20;
+
+/// What the jobs do: most nothing, some what takes long.
+struct Work {
+    /// How many quick jobs each task has run.
+    by_task: Mutex<HashMap<tokio::task::Id, usize>>,
+    quick: AtomicUsize,
+    waits: Arc<Gate>,
+    blocks: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Work {
+    fn registry(self: &Arc<Self>) -> Registry {
+        let work = self.clone();
+        Registry::new().handle_raw("work", move |context: Context| {
+            let wait = match context.payload().as_ref() {
+                b"block" => {
+                    // Whoever sends or hangs up lets it go.
+                    let _ = work.blocks.lock().expect("one at a time").recv();
+                    None
+                }
+                b"wait" => Some(work.waits.clone()),
+                _ => {
+                    let id = tokio::task::id();
+                    *work.by_task.lock().expect("no panic").entry(id).or_default() += 1;
+                    work.quick.fetch_add(1, Ordering::SeqCst);
+                    None
+                }
+            };
+            async move {
+                if let Some(gate) = wait {
+                    gate.pass().await;
+                }
+            }
+        })
+    }
+}
+
+fn quick(count: usize) -> Vec<NewJob> {
+    (0..count).map(|_| NewJob::new("work", "")).collect()
+}
+
+/// Over and over, among quick jobs: one that is not. Those beside it are done before it is let go.
+fn one_that_is_not_quick(other: &'static str) {
+    let (release, blocks) = mpsc::channel();
+    let (waits, by_task, quick_ones) = (Gate::shut(), Mutex::default(), AtomicUsize::new(0));
+    let work =
+        Arc::new(Work { by_task, quick: quick_ones, waits: waits.clone(), blocks: Mutex::new(blocks) });
+    let memory = Memory::new();
+    let worker = Worker::builder(memory.intake(), work.registry()).max_concurrent_jobs(SLOTS).build();
+    let (worker, shutdown) = (worker.expect("the settings make sense"), Shutdown::new());
+    let jobs = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_on(worker.run(shutdown.clone()), jobs.handle());
+    let here = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let report = here.block_on(async {
+        let drained = || tokio::time::timeout(patience(), memory.drained());
+        let mut pulled = 0;
+        for round in 0..ROUNDS {
+            work.by_task.lock().expect("no panic").clear();
+            memory.enqueue(quick(100 * SLOTS)).await.expect("room");
+            drained().await.expect("they are done");
+            let most = work.by_task.lock().expect("no panic").values().max().copied();
+            pulled += usize::from(most > Some(10 * SLOTS));
+            let before = work.quick.load(Ordering::SeqCst);
+            // The first of those that one exchange brings: if one task runs them all, the others are behind it.
+            let mut batch = vec![NewJob::new("work", other)];
+            batch.extend(quick(SLOTS - 1));
+            memory.enqueue(batch).await.expect("room");
+            let done = || work.quick.load(Ordering::SeqCst) == before + SLOTS - 1;
+            until(&format!("those beside it are done, round {round}"), done).await;
+            match other {
+                "wait" => waits.let_through(1),
+                _ => release.send(()).expect("the jobs are there"),
+            }
+            drained().await.expect("it is done");
+        }
+        assert!(pulled > 0, "in no round did one task run most of the jobs: this shows nothing");
+        shutdown.stop();
+        tasks.join_next().await.expect("one task").expect("no panic")
+    });
+    assert_eq!(report.stats.done as usize, ROUNDS * 101 * SLOTS, "{report}");
+}
+
+#[test]
+fn nobody_waits_behind_one_that_blocks_its_thread() {
+    one_that_is_not_quick("block");
+}
+
+#[test]
+fn nobody_waits_behind_one_that_waits_for_something() {
+    one_that_is_not_quick("wait");
+}
+
+/// On the only thread, and with no end of jobs.
+#[test]
+fn other_tasks_of_the_thread_have_their_turns() {
+    let memory = Memory::new();
+    let again = memory.clone();
+    let registry = Registry::new().handle_raw("work", move |_: Context| {
+        // Each makes the next: the queue is never empty.
+        again.push(NewJob::new("work", "")).expect("room");
+        async {}
+    });
+    let worker = Worker::builder(memory.intake(), registry).max_concurrent_jobs(SLOTS).build();
+    let (worker, shutdown) = (worker.expect("the settings make sense"), Shutdown::new());
+    let handle = worker.handle();
+    let jobs = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let here = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut tasks = tokio::task::JoinSet::new();
+    let run = worker.run(shutdown.clone());
+    tasks.spawn_on(async move { drop(run.await) }, jobs.handle());
+    here.block_on(async {
+        memory.enqueue(quick(SLOTS)).await.expect("room");
+        until("many jobs have run", || handle.stats().done > 10_000).await;
+        let turns = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tasks.spawn_on(turns, jobs.handle());
+        let turned = tokio::time::timeout(patience(), tasks.join_next()).await;
+        turned.expect("it has its turns").expect("a task").expect("no panic");
+        shutdown.stop();
+        tokio::time::timeout(patience(), tasks.join_next()).await.expect("it ends in time").expect("a task")
+    })
+    .expect("no panic");
+}
