@@ -375,11 +375,12 @@ impl Completions {
     }
 
     /// Looks whether those who pull are kept by jobs that block their threads: what they have on their lists is moved to
-    /// `back` then. To be called each [`LOOK`](crate::pull::LOOK).
-    pub(crate) fn look(&self, back: &mut Vec<Next>) {
+    /// `back` then. Whether to look once more after another [`LOOK`](crate::pull::LOOK): something is left to be pulled.
+    pub(crate) fn look(&self, back: &mut Vec<Next>) -> bool {
         let mut done = lock(&self.done);
-        done.lists.look();
+        let more = done.lists.look();
         back.append(done.lists.back());
+        more
     }
 
     fn poll_in_place(&self) {
@@ -696,9 +697,8 @@ mod tests {
         let completions = hot(3);
         let ticket = give_brisk(&completions, 1..=3)[0].ticket;
         let mut back = Vec::new();
-        completions.look(&mut back);
-        assert!(back.is_empty());
-        completions.look(&mut back);
+        assert!(completions.look(&mut back) && back.is_empty());
+        assert!(!completions.look(&mut back));
         assert_eq!(back.iter().map(|next| next.place).collect::<Vec<_>>(), [2, 3]);
         let late = told(&completions, 1, ticket, false);
         assert!(completions.next(0, late).now_or_never().expect("no wait").is_none(), "it comes too late");

@@ -162,8 +162,9 @@ impl Lists {
         left
     }
 
-    /// Ends the pulling where nothing was pulled since the last look, though something was there.
-    pub(crate) fn look(&mut self) {
+    /// Ends the pulling where nothing was pulled since the last look, though something was there. Whether anything is left
+    /// to be pulled.
+    pub(crate) fn look(&mut self) -> bool {
         for list in &mut self.lists {
             if list.untouched && !list.ready.is_empty() {
                 list.puller = None;
@@ -171,6 +172,7 @@ impl Lists {
             }
             list.untouched = !list.ready.is_empty();
         }
+        self.lists.iter().any(|list| list.untouched)
     }
 
     /// What has been taken back.
@@ -253,14 +255,13 @@ mod tests {
     fn who_pulls_nothing_between_two_looks_is_kept() {
         let mut lists = lists();
         let Some(ticket) = lists.begin(0) else { panic!("nobody pulls") };
-        lists.look();
-        lists.look();
+        assert!(!lists.look() && !lists.look());
         add(&mut lists, [(1, 5), (2, 5), (3, 5)]);
-        lists.look();
+        assert!(lists.look());
         assert_eq!(lists.pull(0, ticket).map(|next| next.place), Some(1));
-        lists.look();
+        assert!(lists.look());
         assert!(back(&mut lists).is_empty(), "it pulls, if slowly");
-        lists.look();
+        assert!(!lists.look());
         assert_eq!(back(&mut lists), [2, 3]);
         assert!(lists.pull(0, ticket).is_none() && lists.begin(0).is_some(), "another may");
     }

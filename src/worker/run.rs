@@ -213,8 +213,8 @@ impl Loop {
         self.finished = finished;
         self.brisk.ended(count, total, longest);
         if self.look_at.is_some_and(|at| at <= now) {
-            self.completions.look(&mut self.spawning);
-            self.look_at = self.hot_until.map(|_| now + LOOK);
+            let more = self.completions.look(&mut self.spawning);
+            self.look_at = (more || self.hot_until.is_some()).then(|| now + LOOK);
         }
         if !self.spawning.is_empty() {
             self.brisk.disturbed();

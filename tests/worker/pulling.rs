@@ -56,14 +56,14 @@ fn quick(count: usize) -> Vec<NewJob> {
 
 /// Over and over, among quick jobs: one that is not. Those beside it are done before it is let go.
 fn one_that_is_not_quick(other: &'static str) {
-    let (release, blocks) = mpsc::channel();
+    let jobs = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let (release, blocks) = mpsc::channel(); // dropped before the runtime, which waits for the job
     let (waits, by_task, quick_ones) = (Gate::shut(), Mutex::default(), AtomicUsize::new(0));
     let work =
         Arc::new(Work { by_task, quick: quick_ones, waits: waits.clone(), blocks: Mutex::new(blocks) });
     let memory = Memory::new();
     let worker = Worker::builder(memory.intake(), work.registry()).max_concurrent_jobs(SLOTS).build();
     let (worker, shutdown) = (worker.expect("the settings make sense"), Shutdown::new());
-    let jobs = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_on(worker.run(shutdown.clone()), jobs.handle());
     let here = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -106,14 +106,16 @@ fn nobody_waits_behind_one_that_waits_for_something() {
     one_that_is_not_quick("wait");
 }
 
-/// On the only thread, and with no end of jobs.
+/// On the only thread, and with no end of jobs: 64 run before others have a turn, or twice that if these have just had one.
 #[test]
 fn other_tasks_of_the_thread_have_their_turns() {
     let memory = Memory::new();
-    let again = memory.clone();
+    let (again, ran) = (memory.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = ran.clone();
     let registry = Registry::new().handle_raw("work", move |_: Context| {
         // Each makes the next: the queue is never empty.
         again.push(NewJob::new("work", "")).expect("room");
+        counted.fetch_add(1, Ordering::Relaxed);
         async {}
     });
     let worker = Worker::builder(memory.intake(), registry).max_concurrent_jobs(SLOTS).build();
@@ -124,19 +126,23 @@ fn other_tasks_of_the_thread_have_their_turns() {
     let mut tasks = tokio::task::JoinSet::new();
     let run = worker.run(shutdown.clone());
     tasks.spawn_on(async move { drop(run.await) }, jobs.handle());
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let turns = async move {
+        let mut most = 0;
+        for _ in 0..1_000 {
+            let before = ran.load(Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            most = most.max(ran.load(Ordering::Relaxed) - before);
+        }
+        let _ = tell.send(most);
+    };
     here.block_on(async {
         memory.enqueue(quick(SLOTS)).await.expect("room");
         until("many jobs have run", || handle.stats().done > 10_000).await;
-        let turns = async {
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
-        };
         tasks.spawn_on(turns, jobs.handle());
-        let turned = tokio::time::timeout(patience(), tasks.join_next()).await;
-        turned.expect("it has its turns").expect("a task").expect("no panic");
+        let most = tokio::time::timeout(patience(), told).await.expect("it has its turns").expect("no panic");
         shutdown.stop();
-        tokio::time::timeout(patience(), tasks.join_next()).await.expect("it ends in time").expect("a task")
-    })
-    .expect("no panic");
+        while tokio::time::timeout(patience(), tasks.join_next()).await.expect("all end").is_some() {}
+        assert!((SLOTS..200).contains(&most), "{most} jobs between two turns");
+    });
 }
