@@ -93,6 +93,8 @@ struct Pace {
     slow_source: AtomicBool,
     /// Jobs are so short that one task of each kind runs them all: nobody stands by.
     brisk: AtomicBool,
+    /// How often the loop has made tasks.
+    spawns: AtomicU64,
 }
 
 impl Pace {
@@ -313,12 +315,12 @@ impl Completions {
         match told {
             Told::Nothing => None,
             Told::Next(next) => Some(next),
-            Told::Pull(ticket) => self.pull(kind, ticket),
+            Told::Pull(ticket) => self.pull(kind, ticket).await,
             Told::Rest(ticket) => {
                 // Not `requeue`, which wakes another thread for what waits here. Should what goes first block this thread,
                 // the loop sees to what is on the list and to what has been reported.
                 tokio::task::yield_now().await;
-                self.pull(kind, ticket)
+                self.pull(kind, ticket).await
             }
             Told::StandBy(key) => {
                 let standing = Standing { key, completions: self };
@@ -338,12 +340,18 @@ impl Completions {
 
     /// Pulls the next attempt. When the list is empty the loop is polled, which may add to it; if nothing is there even
     /// then, the task pulls no more.
-    fn pull(&self, kind: usize, ticket: Ticket) -> Option<Next> {
+    async fn pull(&self, kind: usize, ticket: Ticket) -> Option<Next> {
         let next = lock(&self.done).pull(kind, ticket);
         if next.is_some() {
             return next;
         }
+        let before = self.pace.spawns.load(Ordering::Relaxed);
         self.poll_in_place();
+        if self.pace.spawns.load(Ordering::Relaxed) != before {
+            // The last of them waits where no other thread can take it from: it goes first, since what this task pulls next
+            // may block the thread.
+            requeue().await;
+        }
         let mut done = lock(&self.done);
         let next = done.pull(kind, ticket);
         if next.is_none() {
@@ -372,6 +380,11 @@ impl Completions {
     fn ends(&self, kind: usize, ticket: Ticket) -> bool {
         let mut done = lock(&self.done);
         done.end(kind, ticket) || !done.reports.is_empty()
+    }
+
+    /// The loop has made tasks.
+    pub(crate) fn has_spawned(&self) {
+        self.pace.spawns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Looks whether those who pull are kept by jobs that block their threads: what they have on their lists is moved to

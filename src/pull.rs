@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::context::Run;
 
 /// For how long, by the last that have ended, all that begins may take for one task to run it alone. To wake a second
@@ -24,6 +26,10 @@ const ALONE: Duration = Duration::from_micros(20);
 
 /// For how many turns nobody pulls after it proved wrong that jobs are short.
 const DISTURBED: u32 = 16;
+
+/// For how long nobody pulls after a job blocked its thread. What short jobs have woken just before it, on that thread,
+/// waits until it gives the thread back, and no look helps: so it is not to happen often.
+const BLOCKED: Duration = Duration::from_secs(10);
 
 /// How often the loop looks whether anybody who pulls is kept by a job.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
@@ -38,6 +44,8 @@ pub(crate) struct Brisk {
     mean: Option<Duration>,
     /// For so many turns more each attempt has a task of its own.
     wait: u32,
+    /// Until then too.
+    until: Option<Instant>,
 }
 
 impl Brisk {
@@ -51,13 +59,21 @@ impl Brisk {
         self.wait = if longest > ALONE { DISTURBED } else { self.wait.saturating_sub(1) };
     }
 
-    /// A job that was pulled was not short.
-    pub(crate) fn disturbed(&mut self) {
+    /// A job that was pulled waited for something.
+    pub(crate) fn waited_for(&mut self) {
         self.wait = DISTURBED;
     }
 
+    /// A job that was pulled was found to block its thread.
+    pub(crate) fn blocked(&mut self, now: Instant) {
+        self.until = Some(now + BLOCKED);
+    }
+
     /// Whether one task is to run so many.
-    pub(crate) fn is_enough_for(&self, count: usize) -> bool {
+    pub(crate) fn is_enough_for(&self, count: usize, now: Instant) -> bool {
+        if self.until.is_some_and(|until| until > now) {
+            return false;
+        }
         let Some(mean) = self.mean.filter(|_| self.wait == 0) else { return false };
         u32::try_from(count).is_ok_and(|count| mean.saturating_mul(count) <= ALONE)
     }
@@ -278,22 +294,26 @@ mod tests {
 
     #[test]
     fn one_task_is_enough_for_what_is_done_in_a_moment() {
-        let mut brisk = Brisk::default();
-        assert!(!brisk.is_enough_for(1), "nothing is known");
+        let (mut brisk, now) = (Brisk::default(), Instant::now());
+        assert!(!brisk.is_enough_for(1, now), "nothing is known");
         brisk.ended(20, SHORT * 20, SHORT);
         brisk.ended(0, Duration::ZERO, Duration::ZERO);
-        assert!(brisk.is_enough_for(1) && brisk.is_enough_for(100) && !brisk.is_enough_for(101));
+        assert!(
+            brisk.is_enough_for(1, now) && brisk.is_enough_for(100, now) && !brisk.is_enough_for(101, now)
+        );
         brisk.ended(20, SHORT * 20, ALONE + SHORT);
         for turn in 0..DISTURBED {
-            assert!(!brisk.is_enough_for(1), "one was long, {turn} turns ago");
+            assert!(!brisk.is_enough_for(1, now), "one was long, {turn} turns ago");
             brisk.ended(1, SHORT, SHORT);
         }
-        assert!(brisk.is_enough_for(100));
-        brisk.disturbed();
-        assert!(!brisk.is_enough_for(1));
+        assert!(brisk.is_enough_for(100, now));
+        brisk.waited_for();
+        assert!(!brisk.is_enough_for(1, now));
         for _ in 0..DISTURBED {
             brisk.ended(20, ALONE, ALONE / 20);
         }
-        assert!(brisk.is_enough_for(20) && !brisk.is_enough_for(40));
+        assert!(brisk.is_enough_for(20, now) && !brisk.is_enough_for(40, now));
+        brisk.blocked(now);
+        assert!(!brisk.is_enough_for(1, now) && brisk.is_enough_for(1, now + BLOCKED));
     }
 }

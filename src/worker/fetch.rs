@@ -388,7 +388,7 @@ impl Loop {
 
     /// Hands what was started to tasks: to those that have just finished another, and to new ones.
     fn hand_over(&mut self, now: Instant) {
-        let brisk = self.brisk.is_enough_for(self.starting.len());
+        let brisk = self.brisk.is_enough_for(self.starting.len(), now);
         if brisk {
             self.look_at.get_or_insert(now + LOOK);
         }
@@ -399,6 +399,10 @@ impl Loop {
 
     /// Makes tasks for what is to have one of its own.
     pub(crate) fn spawn(&mut self) {
+        if self.spawning.is_empty() {
+            return;
+        }
+        self.completions.has_spawned();
         while let Some(next) = self.spawning.pop() {
             let handler = self.flights.get(next.place).and_then(|flight| flight.kind.handler.as_ref());
             let Some(handler) = handler else { continue };

@@ -212,14 +212,18 @@ impl Loop {
         }
         self.finished = finished;
         self.brisk.ended(count, total, longest);
+        if !self.spawning.is_empty() {
+            self.brisk.waited_for();
+        }
         if self.look_at.is_some_and(|at| at <= now) {
+            let before = self.spawning.len();
             let more = self.completions.look(&mut self.spawning);
+            if self.spawning.len() > before {
+                self.brisk.blocked(now);
+            }
             self.look_at = (more || self.hot_until.is_some()).then(|| now + LOOK);
         }
-        if !self.spawning.is_empty() {
-            self.brisk.disturbed();
-            self.spawn();
-        }
+        self.spawn();
         while self.tasks.try_join_next().is_some() {}
     }
 
