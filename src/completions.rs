@@ -9,15 +9,15 @@
 //! 3. An attempt that was given begins, or is reported as dropped.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
-use crate::context::Run;
 use crate::outcome::{Outcome, Panicked};
+use crate::pull::{Lists, Next, Ticket};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// How many keys of standbys are kept for a kind; those of tasks that have gone are among them.
@@ -91,6 +91,10 @@ struct Pace {
     running: AtomicUsize,
     /// An exchange with the source takes longer than a turn, so that one for all is better than two for a half each.
     slow_source: AtomicBool,
+    /// Jobs are so short that one task of each kind runs them all: nobody stands by.
+    brisk: AtomicBool,
+    /// How often the loop has made tasks.
+    spawns: AtomicU64,
 }
 
 impl Pace {
@@ -129,6 +133,8 @@ struct Done {
     by_kind: Vec<Vec<usize>>,
     /// The number of the first kind that attempts may still be of. Tasks of those before are given nothing more.
     first: usize,
+    /// What is pulled by one task of its kind, by kind from `first` on.
+    lists: Lists,
 }
 
 /// A task that has reported and waits to be polled once more.
@@ -137,16 +143,6 @@ struct Standby {
     /// How often the loop had taken reports when this one was made.
     ticket: u64,
     next: Option<Next>,
-}
-
-/// An attempt that may be given to a task.
-#[derive(Debug)]
-pub(crate) struct Next {
-    /// The place of its delivery.
-    pub(crate) place: usize,
-    /// The number of its kind.
-    pub(crate) kind: usize,
-    pub(crate) run: Arc<Run>,
 }
 
 impl Done {
@@ -158,6 +154,20 @@ impl Done {
         let keys = self.by_kind.get_mut(kind.checked_sub(self.first)?)?;
         let key = std::iter::from_fn(|| keys.pop()).find(|key| self.standbys.get(*key).is_some_and(may))?;
         self.standbys.get_mut(key)
+    }
+
+    /// Makes who asks the one who pulls attempts of this kind, if nobody does.
+    fn begin_to_pull(&mut self, kind: usize) -> Option<Ticket> {
+        self.lists.begin(kind.checked_sub(self.first)?)
+    }
+
+    fn pull(&mut self, kind: usize, ticket: Ticket) -> Option<Next> {
+        self.lists.pull(kind.checked_sub(self.first)?, ticket)
+    }
+
+    /// Whether anything is left of what was to be pulled.
+    fn end(&mut self, kind: usize, ticket: Ticket) -> bool {
+        kind.checked_sub(self.first).is_some_and(|at| self.lists.end(at, ticket))
     }
 
     fn stand_by(&mut self, kind: usize) -> usize {
@@ -194,11 +204,14 @@ impl Completions {
         let mut done = lock(&self.done);
         done.first = first;
         done.by_kind = std::iter::repeat_with(Vec::new).take(kinds).collect();
+        done.lists.renew(kinds);
     }
 
-    /// Takes all that has been reported; `room` must be empty, and is left in its place.
-    pub(crate) fn take(&self, room: &mut Vec<Finished>) {
+    /// Takes all that has been reported; `room` must be empty, and is left in its place. What nobody pulls any more is
+    /// moved to `back`.
+    pub(crate) fn take(&self, room: &mut Vec<Finished>, back: &mut Vec<Next>) {
         let mut done = lock(&self.done);
+        back.append(done.lists.back());
         if !done.reports.is_empty() {
             std::mem::swap(&mut done.reports, room);
             done.takes += 1;
@@ -236,9 +249,16 @@ impl Completions {
 
     /// Gives each attempt to a task of its kind that stands by; those for which there is none go to `left`, the
     /// last first. The last are given first, to those who came last, so that who is first stays first.
-    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>) {
+    ///
+    /// If jobs are `brisk`, one task of each kind gets all of it, one after the other.
+    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>, brisk: bool) {
         let mut done = lock(&self.done);
+        self.pace.brisk.store(brisk, Ordering::Relaxed);
         let before = left.len() + attempts.len();
+        if brisk {
+            let first = done.first;
+            done.lists.add(attempts, |kind| kind.checked_sub(first));
+        }
         while let Some(next) = attempts.pop() {
             match done.standby(next.kind) {
                 Some(standby) => standby.next = Some(next),
@@ -264,22 +284,119 @@ impl Completions {
         done
     }
 
-    /// Reports, and makes the loop take what has been reported unless it does so by itself meanwhile. Returns
-    /// the next attempt, if this task was given one.
-    pub(crate) async fn report_and_stand_by(&self, finished: Finished, kind: usize) -> Option<Next> {
-        let standing = {
-            let mut done = self.report(finished);
+    /// Reports, if there is anything to report. What the task does next is to be [awaited](Self::next); `ticket` says that
+    /// it pulls, and `tired` that others of its thread should go first for once.
+    pub(crate) fn tell(
+        &self,
+        finished: Option<Finished>,
+        kind: usize,
+        ticket: Option<Ticket>,
+        tired: bool,
+    ) -> Told {
+        let Some(finished) = finished else { return ticket.map_or(Told::Nothing, Told::Pull) };
+        let mut done = self.report(finished);
+        match ticket {
+            Some(ticket) if tired => Told::Rest(ticket),
+            Some(ticket) => done.pull(kind, ticket).map_or(Told::Pull(ticket), Told::Next),
+            None if self.pace.brisk.load(Ordering::Relaxed) => {
+                done.begin_to_pull(kind).map_or(Told::Poll, Told::Pull)
+            }
             // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
-            let hot = self.pace.hot.load(Ordering::Relaxed);
-            hot.then(|| Standing { key: done.stand_by(kind), completions: self })
-        };
-        if let Some(standing) = standing {
-            self.pace.stand_by().await;
-            let (next, taken) = standing.leave();
-            if taken {
-                return next;
+            None if self.pace.hot.load(Ordering::Relaxed) => Told::StandBy(done.stand_by(kind)),
+            None => Told::Poll,
+        }
+    }
+
+    /// Makes the loop take what has been reported, unless it does so by itself meanwhile. Returns the next attempt, if this
+    /// task was given one or pulls one.
+    ///
+    /// Dropped while it waits, it has reported; a ticket is still good.
+    pub(crate) async fn next(&self, kind: usize, told: Told) -> Option<Next> {
+        match told {
+            Told::Nothing => None,
+            Told::Next(next) => Some(next),
+            Told::Pull(ticket) => self.pull(kind, ticket).await,
+            Told::Rest(ticket) => {
+                // Not `requeue`, which wakes another thread for what waits here. Should what goes first block this thread,
+                // the loop sees to what is on the list and to what has been reported.
+                tokio::task::yield_now().await;
+                self.pull(kind, ticket).await
+            }
+            Told::StandBy(key) => {
+                let standing = Standing { key, completions: self };
+                self.pace.stand_by().await;
+                let (next, taken) = standing.leave();
+                if !taken {
+                    self.poll_in_place();
+                }
+                next
+            }
+            Told::Poll => {
+                self.poll_in_place();
+                None
             }
         }
+    }
+
+    /// Pulls the next attempt. When the list is empty the loop is polled, which may add to it; if nothing is there even
+    /// then, the task pulls no more.
+    async fn pull(&self, kind: usize, ticket: Ticket) -> Option<Next> {
+        let next = lock(&self.done).pull(kind, ticket);
+        if next.is_some() {
+            return next;
+        }
+        let before = self.pace.spawns.load(Ordering::Relaxed);
+        self.poll_in_place();
+        if self.pace.spawns.load(Ordering::Relaxed) != before {
+            // The last of them waits where no other thread can take it from: it goes first, since what this task pulls next
+            // may block the thread.
+            requeue().await;
+        }
+        let mut done = lock(&self.done);
+        let next = done.pull(kind, ticket);
+        if next.is_none() {
+            done.end(kind, ticket);
+        }
+        next
+    }
+
+    /// The task that has this ticket is kept by its job: others see to what it had on its list, and the loop to what it
+    /// has reported.
+    pub(crate) fn is_kept(&self, kind: usize, ticket: Ticket) {
+        if self.ends(kind, ticket) {
+            self.poll_in_place();
+        }
+    }
+
+    /// The task that has this ticket has been dropped.
+    pub(crate) fn is_dropped(&self, kind: usize, ticket: Ticket) {
+        if self.ends(kind, ticket) {
+            self.pace.urgent.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
+    }
+
+    /// Whether the loop has to be polled now that nobody has this ticket any more.
+    fn ends(&self, kind: usize, ticket: Ticket) -> bool {
+        let mut done = lock(&self.done);
+        done.end(kind, ticket) || !done.reports.is_empty()
+    }
+
+    /// The loop has made tasks.
+    pub(crate) fn has_spawned(&self) {
+        self.pace.spawns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks whether those who pull are kept by jobs that block their threads: what they have on their lists is moved to
+    /// `back` then. Whether to look once more after another [`LOOK`](crate::pull::LOOK): something is left to be pulled.
+    pub(crate) fn look(&self, back: &mut Vec<Next>) -> bool {
+        let mut done = lock(&self.done);
+        let more = done.lists.look();
+        back.append(done.lists.back());
+        more
+    }
+
+    fn poll_in_place(&self) {
         self.pace.urgent.store(true, Ordering::Relaxed);
         match self.in_place.get() {
             None => self.waker.wake(),
@@ -289,8 +406,24 @@ impl Completions {
                 }
             }
         }
-        None
     }
+}
+
+/// What a task does that has reported.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// It runs this.
+    Next(Next),
+    /// It looks for something to pull, and has the loop polled if there is nothing.
+    Pull(Ticket),
+    /// The same, once others have had its thread.
+    Rest(Ticket),
+    /// It waits, under this key, for what the loop may give it.
+    StandBy(usize),
+    /// It has the loop polled, and ends.
+    Poll,
+    /// It ends.
+    Nothing,
 }
 
 /// A place among those who stand by. Dropped with its task, it reports for the attempt that it was given.
@@ -339,12 +472,14 @@ pub(crate) async fn requeue() {
 #[cfg(test)]
 mod tests {
     use std::pin::{Pin, pin};
+    use std::sync::Arc;
     use std::time::SystemTime;
 
     use bytes::Bytes;
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::context::Run;
     use crate::job::{Job, JobId, Kind, Tag};
     use crate::source::Delivery;
 
@@ -352,7 +487,7 @@ mod tests {
         let job = Job::new(JobId::new("a"), Kind::new("a"), Bytes::new(), SystemTime::UNIX_EPOCH);
         let tag = Tag { session: 0, key: 0, token: 0 };
         let delivery = Delivery { job: Arc::new(job), attempt: 1, tag, lease: None };
-        Next { place, kind, run: Arc::new(Run::new(delivery, None)) }
+        Next { place, kind, run: Arc::new(Run::new(delivery, None)), ticket: None }
     }
 
     fn finished(place: usize) -> Finished {
@@ -370,21 +505,25 @@ mod tests {
 
     fn take(completions: &Completions) -> Vec<(usize, bool)> {
         let mut room = Vec::new();
-        completions.take(&mut room);
+        completions.take(&mut room, &mut Vec::new());
         room.iter().map(|finished| (finished.place, matches!(finished.end, End::Dropped))).collect()
     }
 
     /// Gives, and says the places of those for which nobody stood by.
     fn give(completions: &Completions, attempts: impl IntoIterator<Item = Next>) -> Vec<usize> {
         let (mut attempts, mut left) = (attempts.into_iter().collect(), Vec::new());
-        completions.give(&mut attempts, &mut left);
+        completions.give(&mut attempts, &mut left, false);
         left.iter().rev().map(|next| next.place).collect()
+    }
+
+    fn report(completions: &Completions, place: usize, kind: usize) -> impl Future<Output = Option<Next>> {
+        completions.next(kind, completions.tell(Some(finished(place)), kind, None, false))
     }
 
     type Task<'a> = Pin<Box<dyn Future<Output = Option<Next>> + 'a>>;
 
     fn reported(completions: &Completions, place: usize, kind: usize) -> Task<'_> {
-        let mut task = Box::pin(completions.report_and_stand_by(finished(place), kind));
+        let mut task = Box::pin(report(completions, place, kind));
         assert!(task.as_mut().now_or_never().is_none(), "it stands by");
         task
     }
@@ -471,7 +610,7 @@ mod tests {
         for (running, patience) in [(1, 1), (9, PATIENCE)] {
             let completions = hot(running);
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            let mut task = pin!(completions.report_and_stand_by(finished(1), 0));
+            let mut task = pin!(report(&completions, 1, 0));
             for turn in 0..patience {
                 assert!(task.as_mut().poll(&mut cx).is_pending(), "turn {turn} of {patience}");
             }
@@ -484,9 +623,99 @@ mod tests {
     #[test]
     fn nobody_stands_by_when_nothing_is_going_on() {
         let completions = Completions::default();
-        assert!(completions.report_and_stand_by(finished(1), 0).now_or_never().is_some());
+        assert!(report(&completions, 1, 0).now_or_never().is_some());
         assert_eq!(take(&completions), [(1, false)]);
         assert!(lock(&completions.done).standbys.is_empty() && lock(&completions.done).by_kind.is_empty());
+    }
+
+    /// Gives what one task is to run, and returns who is first.
+    fn give_brisk(completions: &Completions, places: impl IntoIterator<Item = usize>) -> Vec<Next> {
+        let (mut attempts, mut left) = (places.into_iter().map(|place| next(place, 0)).collect(), Vec::new());
+        completions.give(&mut attempts, &mut left, true);
+        assert!(attempts.is_empty());
+        left
+    }
+
+    fn back(completions: &Completions) -> Vec<usize> {
+        let mut back = Vec::new();
+        completions.take(&mut Vec::new(), &mut back);
+        back.iter().map(|next| next.place).collect()
+    }
+
+    /// Reports for a task that pulls, and returns what it does next.
+    fn told(completions: &Completions, place: usize, ticket: Option<Ticket>, tired: bool) -> Told {
+        completions.tell(Some(finished(place)), 0, ticket, tired)
+    }
+
+    #[test]
+    fn one_task_pulls_what_is_brisk_and_then_pulls_no_more() {
+        let completions = hot(3);
+        let first = give_brisk(&completions, 1..=3);
+        let [Next { place: 1, ticket: ticket @ Some(_), .. }] = first[..] else { panic!("{first:?}") };
+        for place in 2..=3 {
+            let Told::Next(next) = told(&completions, place - 1, ticket, false) else {
+                panic!("it pulls on")
+            };
+            assert_eq!((next.place, next.ticket), (place, ticket));
+        }
+        let told = told(&completions, 3, ticket, false);
+        assert!(completions.next(0, told).now_or_never().expect("no wait").is_none(), "all has been pulled");
+        assert_eq!(take(&completions), [(1, false), (2, false), (3, false)]);
+        assert_eq!(give_brisk(&completions, [4]).len(), 1, "another task pulls from now on");
+    }
+
+    /// In place of those that stood by when each had its own task.
+    #[test]
+    fn who_reports_when_jobs_are_brisk_pulls_if_nobody_else_does() {
+        let completions = hot(3);
+        give_brisk(&completions, []);
+        let (first, second) = (told(&completions, 1, None, false), told(&completions, 2, None, false));
+        assert!(matches!((&first, &second), (Told::Pull(_), Told::Poll)), "{first:?}, {second:?}");
+        assert!(give_brisk(&completions, [3]).is_empty(), "it is on its way");
+        assert_eq!(completions.next(0, first).now_or_never().flatten().map(|next| next.place), Some(3));
+        assert!(completions.next(0, second).now_or_never().expect("no wait").is_none());
+    }
+
+    #[test]
+    fn a_task_that_is_kept_or_dropped_leaves_what_it_had_and_the_loop_hears_of_it() {
+        for end in [Completions::is_kept, Completions::is_dropped] {
+            let completions = hot(9);
+            let cx = std::task::Context::from_waker(std::task::Waker::noop());
+            let ticket = give_brisk(&completions, 1..=3)[0].ticket.expect("it pulls");
+            drop(told(&completions, 1, Some(ticket), true));
+            assert!(!completions.poll_any(&cx), "it reports more before it comes");
+            end(&completions, 0, ticket);
+            assert!(completions.poll_any(&cx));
+            assert_eq!(back(&completions), [2, 3]);
+        }
+    }
+
+    #[test]
+    fn a_tired_task_lets_others_go_first_and_pulls_on() {
+        let completions = hot(3);
+        let ticket = give_brisk(&completions, 1..=2)[0].ticket;
+        let told = told(&completions, 1, ticket, true);
+        assert!(matches!(told, Told::Rest(_)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let next = runtime.block_on(async {
+            let mut next = pin!(completions.next(0, told));
+            assert!(next.as_mut().now_or_never().is_none(), "it waits for a turn");
+            next.await
+        });
+        assert_eq!(next.map(|next| next.place), Some(2));
+    }
+
+    #[test]
+    fn what_is_left_behind_a_job_that_blocks_its_thread_is_taken_back() {
+        let completions = hot(3);
+        let ticket = give_brisk(&completions, 1..=3)[0].ticket;
+        let mut back = Vec::new();
+        assert!(completions.look(&mut back) && back.is_empty());
+        assert!(!completions.look(&mut back));
+        assert_eq!(back.iter().map(|next| next.place).collect::<Vec<_>>(), [2, 3]);
+        let late = told(&completions, 1, ticket, false);
+        assert!(completions.next(0, late).now_or_never().expect("no wait").is_none(), "it comes too late");
+        assert_eq!(take(&completions), [(1, false)], "but it reports");
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub mod job;
 pub mod lease;
 pub mod limit;
 pub mod outcome;
+mod pull;
 pub mod registry;
 pub mod reschedule;
 pub mod retry;

@@ -20,6 +20,7 @@ mod worker {
     mod outcomes;
     mod prefetch;
     mod presence;
+    mod pulling;
     mod scope;
     mod settling;
     mod timeouts;

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
-use crate::completions::Next;
 use crate::context::CancelReason;
 use crate::error::Error;
 use crate::lease::later;
 use crate::outcome::Outcome;
+use crate::pull::{LOOK, Next};
 use crate::retry::{backoff, less_jitter, splitmix, unit_random};
 use crate::shutdown::Phase;
 use crate::source::{Delivery, FetchRequest, Settled, Settlement, Source};
@@ -22,6 +22,7 @@ use crate::worker::reconnect::Reconnecting;
 use crate::worker::report::StopCause;
 use crate::worker::run::{Loop, log_failure, settlement};
 use crate::worker::slots::{Permit, Slots};
+use crate::worker::spare::let_burst_go;
 use crate::worker::verdict::ON_REQUEST;
 
 /// How long a delivery of a kind that is at its cap stays away, if the source can't filter by kind.
@@ -234,6 +235,7 @@ impl Loop {
     pub(crate) fn not_fetched(&mut self, call: Call) {
         let Call { request, mut permits, .. } = call;
         permits.clear();
+        let_burst_go(&mut permits);
         self.fetcher.spare = Some(request);
         self.fetcher.permits = permits;
     }
@@ -259,6 +261,7 @@ impl Loop {
         }
         self.fetcher.spare = Some(request);
         permits.clear();
+        let_burst_go(&mut permits);
         self.fetcher.permits = permits;
     }
 
@@ -323,6 +326,7 @@ impl Loop {
         if self.leases.enter(entered) {
             self.leases.wake();
         }
+        let_burst_go(&mut self.entered);
         deliveries
     }
 
@@ -379,17 +383,32 @@ impl Loop {
             self.ready.pop_front();
             self.start(place, slot, now, wall);
         }
-        self.hand_over();
+        self.hand_over(now);
     }
 
     /// Hands what was started to tasks: to those that have just finished another, and to new ones.
-    fn hand_over(&mut self) {
-        self.completions.give(&mut self.starting, &mut self.spawning);
+    fn hand_over(&mut self, now: Instant) {
+        let brisk = self.brisk.is_enough_for(self.starting.len(), now);
+        if brisk {
+            self.look_at.get_or_insert(now + LOOK);
+        }
+        self.completions.give(&mut self.starting, &mut self.spawning, brisk);
+        let_burst_go(&mut self.starting);
+        self.spawn();
+    }
+
+    /// Makes tasks for what is to have one of its own.
+    pub(crate) fn spawn(&mut self) {
+        if self.spawning.is_empty() {
+            return;
+        }
+        self.completions.has_spawned();
         while let Some(next) = self.spawning.pop() {
             let handler = self.flights.get(next.place).and_then(|flight| flight.kind.handler.as_ref());
             let Some(handler) = handler else { continue };
             handler.spawn(Attempt::new(next, self.completions.clone()), &mut self.tasks, &self.jobs);
         }
+        let_burst_go(&mut self.spawning);
     }
 
     /// A lease may have been lost, or a cancellation asked for, while a delivery waited for its slot: then it
@@ -431,7 +450,7 @@ impl Loop {
         let deadline = run.deadline_from(now);
         flight.stage = Stage::Running { _slot: slot, ending: None };
         flight.answer = self.unsettled.gathering.began();
-        self.starting.push(Next { place, kind: flight.kind.number, run });
+        self.starting.push(Next { place, kind: flight.kind.number, run, ticket: None });
         self.stats.started += 1;
         if let Some(at) = deadline {
             self.flights.sweep_by(at);

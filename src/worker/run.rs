@@ -20,11 +20,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::completions::{Completions, End, Finished, Next, requeue};
+use crate::completions::{Completions, End, Finished, requeue};
 use crate::context::{CancelReason, Run};
 use crate::job::Job;
 use crate::limit::KindCaps;
 use crate::outcome::Outcome;
+use crate::pull::{Brisk, LOOK, Next};
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::{Delivery, Settled, Settlement, Source};
 use crate::telemetry::{Telemetry, seconds};
@@ -82,6 +83,9 @@ pub(crate) struct Loop {
     /// Where attempts report.
     pub(crate) completions: Arc<Completions>,
     pub(crate) hot_until: Option<Instant>,
+    pub(crate) brisk: Brisk,
+    /// When to look whether a task that pulls is kept by a job, if any pulls.
+    pub(crate) look_at: Option<Instant>,
     /// Control blocks for the next attempts.
     pub(crate) spare: Spare,
     /// What has its slot and is to be handed to a task now.
@@ -199,12 +203,27 @@ impl Loop {
     /// Takes in all that has finished, without waiting, and lets its tasks go.
     fn reap(&mut self, now: Instant) {
         let mut finished = std::mem::take(&mut self.finished);
-        self.completions.take(&mut finished);
+        self.completions.take(&mut finished, &mut self.spawning);
         self.keep_hot(!finished.is_empty(), now);
+        let (count, mut total, mut longest) = (finished.len(), Duration::ZERO, Duration::ZERO);
         for Finished { place, end, run_time } in finished.drain(..) {
+            (total, longest) = (total + run_time, longest.max(run_time));
             self.ended(place, end, run_time);
         }
         self.finished = finished;
+        self.brisk.ended(count, total, longest);
+        if !self.spawning.is_empty() {
+            self.brisk.waited_for();
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            let before = self.spawning.len();
+            let more = self.completions.look(&mut self.spawning);
+            if self.spawning.len() > before {
+                self.brisk.blocked(now);
+            }
+            self.look_at = (more || self.hot_until.is_some()).then(|| now + LOOK);
+        }
+        self.spawn();
         while self.tasks.try_join_next().is_some() {}
     }
 
@@ -380,7 +399,7 @@ impl Loop {
         let fetch = if self.phase == Phase::Running { self.fetcher.not_before() } else { None };
         let (sweep, settle) = (self.flights.next_sweep(), self.unsettled.not_before());
         let held = self.fetcher.held_until(now);
-        let times = [sweep, settle, fetch, held, self.stopping.next(now), self.hot_until];
+        let times = [sweep, settle, fetch, held, self.stopping.next(now), self.hot_until, self.look_at];
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
         // One that rings too early costs a look; resetting it each time would cost more.
         if let Some(next) = next.filter(|next| *next < timer.deadline()) {

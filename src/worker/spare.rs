@@ -12,6 +12,17 @@ use crate::source::Delivery;
 /// The most that are kept: enough for what finishes and starts at once; about 50 KiB.
 const MAX_SPARE: usize = 256;
 
+/// The most elements that an emptied vector keeps room for.
+const MAX_ROOM: usize = 1024;
+
+/// Gives back the memory of an emptied vector if it is one of a burst (P2).
+pub(crate) fn let_burst_go<T>(room: &mut Vec<T>) {
+    debug_assert!(room.is_empty(), "it is emptied before");
+    if room.capacity() > MAX_ROOM {
+        *room = Vec::new();
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Spare {
     blocks: Vec<Arc<Run>>,

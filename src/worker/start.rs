@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::completions::Completions;
 use crate::lease::Renew;
 use crate::limit::KindCaps;
+use crate::pull::Brisk;
 use crate::shutdown::{Phase, Shutdown};
 use crate::source::Connect;
 use crate::worker::Worker;
@@ -181,6 +182,8 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         stats,
         completions,
         hot_until: None,
+        brisk: Brisk::default(),
+        look_at: None,
         spare: Spare::new(),
         starting: Vec::new(),
         spawning: Vec::new(),
