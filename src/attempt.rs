@@ -89,7 +89,7 @@ impl Attempt {
     /// Runs `start`'s future to its end and reports; then the same with each attempt that it is given or pulls. Does not
     /// panic, whatever the handler does.
     ///
-    /// Not an `async fn`, as the others below: that keeps room for each argument twice, in every task.
+    /// Not an `async fn`: that keeps room for each argument twice, in every task.
     pub(crate) fn drive<F>(self, start: impl Fn(Context) -> F) -> impl Future<Output = ()>
     where
         F: Future<Output = Outcome>,
@@ -124,6 +124,7 @@ impl Attempt {
     }
 }
 
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps room for each argument twice, in every task")]
 fn attempt<F>(
     run: Arc<Run>,
     started: Instant,

@@ -58,7 +58,7 @@ fn quick(count: usize) -> Vec<NewJob> {
 /// the quick ones before.
 fn one_that_is_not_quick(other: &'static str) -> bool {
     let jobs = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let (release, blocks) = mpsc::channel(); // dropped before the runtime, which waits for the job
+    let (release, blocks) = mpsc::sync_channel(1); // dropped before the runtime, which waits for the job
     let (waits, by_task, ran) = (Gate::shut(), Mutex::default(), AtomicUsize::new(0));
     let work = Arc::new(Work { by_task, quick: ran, waits: waits.clone(), blocks: Mutex::new(blocks) });
     let memory = Memory::new();
