@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -117,7 +118,9 @@ impl Attempt {
                     None
                 };
                 in_a_row = (in_a_row + 1) % MAX_IN_A_ROW;
-                let told = reporter.tell(ended, in_a_row == 0);
+                // What is pulled shares the task's budget for a poll: who has none left waits for no reason of its own.
+                let tired = in_a_row == 0 || !has_budget_remaining();
+                let told = reporter.tell(ended, tired);
                 next = reporter.next(told).await;
             }
         }

@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 use crate::outcome::{Outcome, Panicked};
-use crate::pull::{Lists, Next, Ticket};
+use crate::pull::{ALONE, LOOK, Lists, Next, Ticket};
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// How many keys of standbys are kept for a kind; those of tasks that have gone are among them.
@@ -95,6 +95,8 @@ struct Pace {
     brisk: AtomicBool,
     /// How often the loop has made tasks.
     spawns: AtomicU64,
+    /// A job that was pulled has kept its thread for longer than a look.
+    blocked: AtomicBool,
 }
 
 impl Pace {
@@ -211,7 +213,7 @@ impl Completions {
     /// moved to `back`.
     pub(crate) fn take(&self, room: &mut Vec<Finished>, back: &mut Vec<Next>) {
         let mut done = lock(&self.done);
-        back.append(done.lists.back());
+        done.lists.take_back(back);
         if !done.reports.is_empty() {
             std::mem::swap(&mut done.reports, room);
             done.takes += 1;
@@ -231,12 +233,15 @@ impl Completions {
     /// polled in place, when it is.
     pub(crate) fn poll_any(&self, cx: &std::task::Context<'_>) -> bool {
         self.waker.register(cx.waker());
-        let waits = !lock(&self.done).reports.is_empty();
+        let (waits, back) = {
+            let done = lock(&self.done);
+            (!done.reports.is_empty(), done.lists.has_back())
+        };
         let pace = &self.pace;
         // While it is hot, those who have reported stand by, and come by themselves.
         let now =
             !pace.hot.load(Ordering::Relaxed) || pace.urgent.load(Ordering::Relaxed) || pace.is_worth_while();
-        waits && now
+        waits && now || back
     }
 
     pub(crate) fn set_slow_source(&self, slow: bool) {
@@ -250,9 +255,15 @@ impl Completions {
     /// Gives each attempt to a task of its kind that stands by; those for which there is none go to `left`, the
     /// last first. The last are given first, to those who came last, so that who is first stays first.
     ///
-    /// If jobs are `brisk`, one task of each kind gets all of it, one after the other.
-    pub(crate) fn give(&self, attempts: &mut Vec<Next>, left: &mut Vec<Next>, brisk: bool) {
+    /// If one task is enough for so many, one of each kind gets all of them, one after the other. Whether that is so.
+    pub(crate) fn give(
+        &self,
+        attempts: &mut Vec<Next>,
+        left: &mut Vec<Next>,
+        one_is_enough: impl FnOnce(usize) -> bool,
+    ) -> bool {
         let mut done = lock(&self.done);
+        let brisk = one_is_enough(attempts.len() + done.lists.len());
         self.pace.brisk.store(brisk, Ordering::Relaxed);
         let before = left.len() + attempts.len();
         if brisk {
@@ -268,6 +279,7 @@ impl Completions {
         if left.len() < before {
             self.pace.gives.fetch_add(1, Ordering::Relaxed);
         }
+        brisk
     }
 
     /// The attempt in `place` was dropped, begun or not.
@@ -294,15 +306,24 @@ impl Completions {
         tired: bool,
     ) -> Told {
         let Some(finished) = finished else { return ticket.map_or(Told::Nothing, Told::Pull) };
+        let run_time = finished.run_time;
         let mut done = self.report(finished);
+        let hot = self.pace.hot.load(Ordering::Relaxed);
         match ticket {
-            Some(ticket) if tired => Told::Rest(ticket),
+            // It has waited for nothing, or the ticket would be gone: all that time it kept the thread.
+            Some(ticket) if run_time > ALONE => {
+                self.pace.blocked.fetch_or(run_time > LOOK, Ordering::Relaxed);
+                done.end(kind, ticket);
+                Told::Poll
+            }
+            // Not if the loop would come for the report only when it is polled.
+            Some(ticket) if tired && hot => Told::Rest(ticket),
             Some(ticket) => done.pull(kind, ticket).map_or(Told::Pull(ticket), Told::Next),
             None if self.pace.brisk.load(Ordering::Relaxed) => {
                 done.begin_to_pull(kind).map_or(Told::Poll, Told::Pull)
             }
             // Under the lock: the loop sees the report, or whoever reports sees what the loop has made of `hot`.
-            None if self.pace.hot.load(Ordering::Relaxed) => Told::StandBy(done.stand_by(kind)),
+            None if hot => Told::StandBy(done.stand_by(kind)),
             None => Told::Poll,
         }
     }
@@ -382,6 +403,12 @@ impl Completions {
         done.end(kind, ticket) || !done.reports.is_empty()
     }
 
+    /// Whether a job that was pulled has kept its thread for long since this was asked last.
+    pub(crate) fn was_blocked(&self) -> bool {
+        let blocked = &self.pace.blocked;
+        blocked.load(Ordering::Relaxed) && blocked.swap(false, Ordering::Relaxed)
+    }
+
     /// The loop has made tasks.
     pub(crate) fn has_spawned(&self) {
         self.pace.spawns.fetch_add(1, Ordering::Relaxed);
@@ -392,7 +419,7 @@ impl Completions {
     pub(crate) fn look(&self, back: &mut Vec<Next>) -> bool {
         let mut done = lock(&self.done);
         let more = done.lists.look();
-        back.append(done.lists.back());
+        done.lists.take_back(back);
         more
     }
 
@@ -446,8 +473,11 @@ impl Standing<'_> {
 impl Drop for Standing<'_> {
     fn drop(&mut self) {
         let standby = lock(&self.completions.done).standbys.remove(self.key);
-        if let Some(next) = standby.next {
-            self.completions.report_dropped(next.place);
+        if let Some(Next { place, kind, ticket, .. }) = standby.next {
+            self.completions.report_dropped(place);
+            if let Some(ticket) = ticket {
+                self.completions.is_dropped(kind, ticket);
+            }
         }
     }
 }
@@ -512,7 +542,7 @@ mod tests {
     /// Gives, and says the places of those for which nobody stood by.
     fn give(completions: &Completions, attempts: impl IntoIterator<Item = Next>) -> Vec<usize> {
         let (mut attempts, mut left) = (attempts.into_iter().collect(), Vec::new());
-        completions.give(&mut attempts, &mut left, false);
+        completions.give(&mut attempts, &mut left, |_| false);
         left.iter().rev().map(|next| next.place).collect()
     }
 
@@ -631,7 +661,7 @@ mod tests {
     /// Gives what one task is to run, and returns who is first.
     fn give_brisk(completions: &Completions, places: impl IntoIterator<Item = usize>) -> Vec<Next> {
         let (mut attempts, mut left) = (places.into_iter().map(|place| next(place, 0)).collect(), Vec::new());
-        completions.give(&mut attempts, &mut left, true);
+        assert!(completions.give(&mut attempts, &mut left, |_| true));
         assert!(attempts.is_empty());
         left
     }
@@ -678,16 +708,56 @@ mod tests {
 
     #[test]
     fn a_task_that_is_kept_or_dropped_leaves_what_it_had_and_the_loop_hears_of_it() {
+        let cx = std::task::Context::from_waker(std::task::Waker::noop());
         for end in [Completions::is_kept, Completions::is_dropped] {
-            let completions = hot(9);
-            let cx = std::task::Context::from_waker(std::task::Waker::noop());
-            let ticket = give_brisk(&completions, 1..=3)[0].ticket.expect("it pulls");
-            drop(told(&completions, 1, Some(ticket), true));
-            assert!(!completions.poll_any(&cx), "it reports more before it comes");
-            end(&completions, 0, ticket);
-            assert!(completions.poll_any(&cx));
-            assert_eq!(back(&completions), [2, 3]);
+            // The last of a list after a report, and the first, with none.
+            for (places, left) in [(1, &[][..]), (3, &[2, 3])] {
+                let completions = hot(9);
+                let ticket = give_brisk(&completions, 1..=places)[0].ticket.expect("it pulls");
+                if places == 1 {
+                    drop(told(&completions, 1, Some(ticket), true));
+                }
+                assert!(!completions.poll_any(&cx), "it reports more before it comes");
+                end(&completions, 0, ticket);
+                assert!(completions.poll_any(&cx), "{places}");
+                assert_eq!(back(&completions), left);
+            }
         }
+    }
+
+    #[test]
+    fn who_was_not_quick_pulls_no_more_and_others_see_to_the_rest() {
+        for (run_time, blocked) in [(ALONE + LOOK / 100, false), (LOOK * 2, true)] {
+            let completions = hot(3);
+            let ticket = give_brisk(&completions, 1..=3)[0].ticket;
+            let slow = Finished { run_time, ..finished(1) };
+            assert!(matches!(completions.tell(Some(slow), 0, ticket, false), Told::Poll));
+            assert_eq!(back(&completions), [2, 3]);
+            assert_eq!([completions.was_blocked(), completions.was_blocked()], [blocked, false]);
+        }
+    }
+
+    #[test]
+    fn what_is_on_lists_and_who_pulls_from_them_counts_too() {
+        let completions = hot(9);
+        let counts = std::cell::RefCell::new(Vec::new());
+        for (places, kind) in [(1..=3, 0), (4..=4, 0), (5..=5, 1)] {
+            let mut attempts = places.map(|place| next(place, kind)).collect();
+            let note = |count| {
+                counts.borrow_mut().push(count);
+                true
+            };
+            completions.give(&mut attempts, &mut Vec::new(), note);
+        }
+        assert_eq!(counts.into_inner(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn nobody_rests_on_a_report_that_the_loop_does_not_come_for() {
+        let completions = hot(1);
+        let ticket = give_brisk(&completions, 1..=1)[0].ticket;
+        completions.set_hot(false);
+        assert!(matches!(told(&completions, 1, ticket, true), Told::Pull(_)));
     }
 
     #[test]

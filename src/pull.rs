@@ -22,7 +22,7 @@ use crate::context::Run;
 
 /// For how long, by the last that have ended, all that begins may take for one task to run it alone. To wake a second
 /// thread and share with it takes about as long.
-const ALONE: Duration = Duration::from_micros(20);
+pub(crate) const ALONE: Duration = Duration::from_micros(20);
 
 /// For how many turns nobody pulls after it proved wrong that jobs are short.
 const DISTURBED: u32 = 16;
@@ -36,6 +36,9 @@ pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
 /// After so many jobs a task that pulls lets other tasks of its thread go first.
 pub(crate) const MAX_IN_A_ROW: u32 = 64;
+
+/// The most attempts that an emptied list keeps room for.
+const MAX_ROOM: usize = 1024;
 
 /// Whether one task is enough for all that begins.
 #[derive(Debug, Default)]
@@ -178,6 +181,11 @@ impl Lists {
         left
     }
 
+    /// How many are on lists, and in the hands of those who pull from them.
+    pub(crate) fn len(&self) -> usize {
+        self.lists.iter().map(|list| list.ready.len() + usize::from(list.puller.is_some())).sum()
+    }
+
     /// Ends the pulling where nothing was pulled since the last look, though something was there. Whether anything is left
     /// to be pulled.
     pub(crate) fn look(&mut self) -> bool {
@@ -187,13 +195,26 @@ impl Lists {
                 self.back.extend(list.ready.drain(..));
             }
             list.untouched = !list.ready.is_empty();
+            if list.ready.is_empty() && list.ready.capacity() > MAX_ROOM {
+                list.ready = VecDeque::new(); // give a burst's memory back (P2)
+            }
         }
         self.lists.iter().any(|list| list.untouched)
     }
 
-    /// What has been taken back.
-    pub(crate) fn back(&mut self) -> &mut Vec<Next> {
-        &mut self.back
+    /// Whether anything has been taken back.
+    pub(crate) fn has_back(&self) -> bool {
+        !self.back.is_empty()
+    }
+
+    /// Moves what has been taken back.
+    pub(crate) fn take_back(&mut self, to: &mut Vec<Next>) {
+        if !self.back.is_empty() {
+            to.append(&mut self.back);
+            if self.back.capacity() > MAX_ROOM {
+                self.back = Vec::new(); // give a burst's memory back (P2)
+            }
+        }
     }
 }
 
@@ -234,7 +255,9 @@ mod tests {
     }
 
     fn back(lists: &mut Lists) -> Vec<usize> {
-        lists.back().drain(..).map(|next| next.place).collect()
+        let mut back = Vec::new();
+        lists.take_back(&mut back);
+        back.iter().map(|next| next.place).collect()
     }
 
     #[test]

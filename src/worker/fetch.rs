@@ -388,11 +388,13 @@ impl Loop {
 
     /// Hands what was started to tasks: to those that have just finished another, and to new ones.
     fn hand_over(&mut self, now: Instant) {
-        let brisk = self.brisk.is_enough_for(self.starting.len(), now);
-        if brisk {
+        if self.starting.is_empty() {
+            return;
+        }
+        let one_is_enough = |count| self.brisk.is_enough_for(count, now);
+        if self.completions.give(&mut self.starting, &mut self.spawning, one_is_enough) {
             self.look_at.get_or_insert(now + LOOK);
         }
-        self.completions.give(&mut self.starting, &mut self.spawning, brisk);
         let_burst_go(&mut self.starting);
         self.spawn();
     }

@@ -221,7 +221,10 @@ impl Loop {
             if self.spawning.len() > before {
                 self.brisk.blocked(now);
             }
-            self.look_at = (more || self.hot_until.is_some()).then(|| now + LOOK);
+            self.look_at = more.then(|| now + LOOK);
+        }
+        if self.completions.was_blocked() {
+            self.brisk.blocked(now);
         }
         self.spawn();
         while self.tasks.try_join_next().is_some() {}
