@@ -90,6 +90,9 @@ impl Registry {
     }
 
     /// Registers an async handler whose arguments are decoded from the payload's JSON.
+    ///
+    /// A handler that blocks its thread keeps it from all that waits there. Register it with
+    /// [`handle_blocking`](Self::handle_blocking) instead.
     #[must_use]
     pub fn handle<A, F, Fut, R>(self, kind: impl Into<Kind>, handler: F) -> Self
     where
