@@ -28,8 +28,10 @@ pub(crate) const ALONE: Duration = Duration::from_micros(20);
 const DISTURBED: u32 = 16;
 
 /// For how long nobody pulls after a job blocked its thread. What short jobs have woken just before it, on that thread,
-/// waits until it gives the thread back, and no look helps: so it is not to happen often.
-const BLOCKED: Duration = Duration::from_secs(10);
+/// waits until it gives the thread back, and no look helps: so it is not to happen often. The system may have taken the
+/// thread away instead, which is nobody's fault: so the first time costs little, and each time soon after it twice as much.
+const BLOCKED: Duration = Duration::from_millis(10);
+const MAX_BLOCKED: Duration = Duration::from_secs(10);
 
 /// How often the loop looks whether anybody who pulls is kept by a job.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
@@ -47,8 +49,8 @@ pub(crate) struct Brisk {
     mean: Option<Duration>,
     /// For so many turns more each attempt has a task of its own.
     wait: u32,
-    /// Until then too.
-    until: Option<Instant>,
+    /// Until then too, since a job blocked its thread, and how long before.
+    until: Option<(Instant, Duration)>,
 }
 
 impl Brisk {
@@ -69,12 +71,14 @@ impl Brisk {
 
     /// A job that was pulled was found to block its thread.
     pub(crate) fn blocked(&mut self, now: Instant) {
-        self.until = Some(now + BLOCKED);
+        let soon = self.until.filter(|(until, _)| now < *until + MAX_BLOCKED);
+        let pause = soon.map_or(BLOCKED, |(_, pause)| (pause * 2).min(MAX_BLOCKED));
+        self.until = Some((now + pause, pause));
     }
 
     /// Whether one task is to run so many.
     pub(crate) fn is_enough_for(&self, count: usize, now: Instant) -> bool {
-        if self.until.is_some_and(|until| until > now) {
+        if self.until.is_some_and(|(until, _)| until > now) {
             return false;
         }
         let Some(mean) = self.mean.filter(|_| self.wait == 0) else { return false };
@@ -336,7 +340,22 @@ mod tests {
             brisk.ended(20, ALONE, ALONE / 20);
         }
         assert!(brisk.is_enough_for(20, now) && !brisk.is_enough_for(40, now));
+    }
+
+    #[test]
+    fn nobody_pulls_after_a_job_that_blocked_and_for_longer_if_that_is_often() {
+        let (mut brisk, mut now) = (Brisk::default(), Instant::now());
+        brisk.ended(20, SHORT * 20, SHORT);
+        for pause in
+            [10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_000, 10_000].map(Duration::from_millis)
+        {
+            brisk.blocked(now);
+            assert!(!brisk.is_enough_for(1, now + pause - SHORT), "{pause:?}");
+            now += pause;
+            assert!(brisk.is_enough_for(1, now), "{pause:?}");
+        }
+        now += MAX_BLOCKED;
         brisk.blocked(now);
-        assert!(!brisk.is_enough_for(1, now) && brisk.is_enough_for(1, now + BLOCKED));
+        assert!(brisk.is_enough_for(1, now + BLOCKED), "it is long since");
     }
 }
