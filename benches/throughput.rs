@@ -1,8 +1,8 @@
 //! How fast no-op jobs go through, beside a bare `JoinSet` loop on the same futures in the same run; what a
 //! job allocates; what 100,000 sleeping jobs weigh; whether CPU-bound jobs use all cores.
 //!
-//! `cargo bench --bench throughput` prints medians of paired runs. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to
-//! see that it works.
+//! `cargo bench --bench throughput` prints medians of paired runs. `TIDEGATE_BENCH_JOBS` says how many no-op jobs a run has, a
+//! million unless it is set. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to see that it works.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
 
@@ -124,14 +124,14 @@ fn paired(title: &str, jobs: u64, rounds: usize, contenders: &[(&str, &dyn Fn() 
         }
     }
     let mut table = Table::new(title, &["", "jobs/s", "ns/job", "cpu ns/job", "allocs/job", "x bare"]);
-    let wall = |runs: &[Run]| median(runs.iter().map(|run| run.wall.as_nanos() as f64 / jobs as f64));
-    let first = wall(&runs[0]);
+    let wall = |run: &Run| run.wall.as_nanos() as f64 / jobs as f64;
+    let bare = &runs[0];
     for ((name, _), runs) in contenders.iter().zip(&runs) {
-        let ns = wall(runs);
+        let ns = median(runs.iter().map(wall));
         let cpu = median(runs.iter().map(|run| run.cpu.as_nanos() as f64 / jobs as f64));
         let allocs = median(runs.iter().map(|run| run.allocations as f64 / jobs as f64));
-        let ratio =
-            median(runs.iter().zip(0..).map(|(run, _)| run.wall.as_nanos() as f64 / jobs as f64 / first));
+        // Each run beside the bare one of its own round: the machine's speed changes from round to round.
+        let ratio = median(runs.iter().zip(bare).map(|(run, bare)| wall(run) / wall(bare)));
         table.row(&[
             (*name).to_owned(),
             format!("{:.0}", 1e9 / ns),

@@ -156,8 +156,8 @@ const REVOKED: u8 = 2;
 pub(crate) struct Run {
     pub(crate) delivery: Delivery,
     pub(crate) timeout: Option<Duration>,
-    /// Set when it is started: waiting for a slot or for a thread costs an attempt none of its time.
-    deadline: OnceLock<Instant>,
+    /// Set when its handler is called: waiting for a slot or for a thread costs an attempt none of its time.
+    started: OnceLock<Instant>,
     /// Who was first: the handler that starts, or the loop that takes the attempt back before it could.
     begun: AtomicU8,
     cancel: AtomicU8,
@@ -203,7 +203,7 @@ impl Run {
         Self {
             delivery,
             timeout,
-            deadline: OnceLock::new(),
+            started: OnceLock::new(),
             begun: AtomicU8::new(NOT_BEGUN),
             cancel: AtomicU8::new(0),
             abort: AtomicBool::new(false),
@@ -216,7 +216,7 @@ impl Run {
     /// for longer than its job. `nobody` takes the job's place meanwhile.
     pub(crate) fn vacate(&mut self, nobody: &Arc<Job>) {
         self.delivery.job = nobody.clone();
-        self.deadline = OnceLock::new();
+        self.started = OnceLock::new();
         *self.begun.get_mut() = NOT_BEGUN;
         *self.cancel.get_mut() = 0;
         *self.abort.get_mut() = false;
@@ -236,16 +236,19 @@ impl Run {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline.get().copied()
+        self.deadline_from(self.started_at()?)
+    }
+
+    /// When its handler was called.
+    pub(crate) fn started_at(&self) -> Option<Instant> {
+        self.started.get().copied()
     }
 
     /// The handler is about to be called, at `now`: from now on its timeout runs. Not if this is `false`: the attempt
     /// has been taken back.
     pub(crate) fn start(&self, now: Instant) -> bool {
-        if let Some(deadline) = self.deadline_from(now) {
-            // Before anybody can see that it has started. Only one task ever starts it.
-            let _ = self.deadline.set(deadline);
-        }
+        // Before anybody can see that it has started. Only one task ever starts it.
+        let _ = self.started.set(now);
         self.begin(STARTED)
     }
 

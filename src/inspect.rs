@@ -273,8 +273,10 @@ pub struct JobView {
     pub attempt: u32,
     /// How far it has got.
     pub phase: JobPhase,
-    /// For how long it has been in the worker's hands.
+    /// For how long it has been in the worker's hands, waiting for a slot or for its settlement included.
     pub age: Duration,
+    /// How long ago its handler was called; `None` if that has not happened yet.
+    pub started: Option<Duration>,
     /// What the handler last reported, and how long ago.
     pub progress: Option<(Progress, Duration)>,
     /// The handle by which its source knows this attempt.
@@ -284,7 +286,7 @@ pub struct JobView {
 impl JobView {
     pub(crate) fn new(job: &Job, attempt: u32, tag: Tag, phase: JobPhase, age: Duration) -> Self {
         let (id, kind, queue) = (job.id.clone(), job.kind.clone(), job.queue.clone());
-        Self { id, kind, queue, attempt, phase, age, progress: None, tag }
+        Self { id, kind, queue, attempt, phase, age, started: None, progress: None, tag }
     }
 }
 

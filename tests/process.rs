@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 /// A program that this test has started. Killed, should the test end before it does.
@@ -42,9 +43,9 @@ impl Program {
         panic!("it ended, and never said {part:?}, but: {said:#?}");
     }
 
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(sent.expect("there is a `kill`").success(), "its process is there to be sent {name}");
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process has an id");
+        kill_process(id, signal).expect("it is a child that nobody has waited for");
     }
 
     /// Waits for its end, at most for so long. What it still wrote, on both ways.
@@ -90,7 +91,7 @@ fn a_program_whose_handler_never_returns_ends_within_its_deadline_and_names_the_
     let deadline = Duration::from_secs(1);
     let mut program = Program::start("stuck", &["1000"]);
     let id = program.says("has begun").trim_end_matches(" has begun").to_owned();
-    program.signal("TERM");
+    program.signal(Signal::TERM);
     let (status, took, _, err) = program.ends_within(deadline + GRACE);
     assert!(status.success(), "{status}: {err}");
     assert!(took >= deadline.mul_f64(0.8), "it gave up on the job after {took:?} already");
@@ -100,15 +101,15 @@ fn a_program_whose_handler_never_returns_ends_within_its_deadline_and_names_the_
 
 #[test]
 fn a_service_with_a_worker_ends_on_sigterm_with_nothing_left_undone() {
-    a_service_ends_on("TERM");
+    a_service_ends_on(Signal::TERM);
 }
 
 #[test]
 fn a_service_with_a_worker_ends_on_an_interrupt_with_nothing_left_undone() {
-    a_service_ends_on("INT");
+    a_service_ends_on(Signal::INT);
 }
 
-fn a_service_ends_on(signal: &str) {
+fn a_service_ends_on(signal: Signal) {
     let mut program = Program::start("embed", &[]);
     program.says("cat-3.png is 80 wide now (attempt 1)");
     program.signal(signal);
@@ -126,7 +127,7 @@ fn each_further_signal_shortens_what_is_left() {
     let mut program = Program::start("stuck", &["10000"]);
     program.says("has begun");
     for phase in ["Drain", "Cancel", "Abort"] {
-        program.signal("TERM");
+        program.signal(Signal::TERM);
         program.says(phase);
     }
     // Of ten seconds two are kept for what has not finished, and after an abort half of that.

@@ -116,7 +116,7 @@ impl WorkerBuilder {
     }
 
     /// What the worker is called in metrics, logs and thread names. Default `default`; give each worker of a
-    /// process its own.
+    /// process its own. It must not contain a NUL.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -217,6 +217,10 @@ impl WorkerBuilder {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput), naming the setting, its value and its range.
     pub fn build(self) -> Result<Worker, Error> {
         let Self { intake, registry, name, retry, limits } = self;
+        if name.contains('\0') {
+            // Threads are called by it.
+            return Err(Error::invalid(format!("name is {name:?}: it must not contain a NUL")));
+        }
         validate(&limits, &retry)?;
         let defaults = KindDefaults::new(name.clone(), limits.job_timeout, retry);
         let registered = defaults.register(registry)?;

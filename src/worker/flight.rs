@@ -226,6 +226,8 @@ impl Flight {
         let delivery = &self.run.delivery;
         let age = now.duration_since(self.since);
         let mut view = JobView::new(&delivery.job, delivery.attempt, delivery.tag, phase, age);
+        let started = self.run.has_started().then(|| self.run.started_at()).flatten();
+        view.started = started.map(|at| now.duration_since(at));
         view.progress = self.run.last_progress().map(|(progress, at)| (progress, now.duration_since(at)));
         view
     }

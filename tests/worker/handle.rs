@@ -239,6 +239,9 @@ under_both! {
             reported.pass().await;
             let views = handle.jobs().await;
             let first = views.iter().find(|view| view.id.as_str() == "0").expect("it is in flight");
+            assert!(first.started.is_some_and(|ran| ran <= first.age), "{first:?}");
+            let ahead = views.iter().find(|view| view.phase == JobPhase::Prefetched).expect("it waits");
+            assert_eq!(ahead.started, None);
             assert_eq!((first.phase, first.attempt, first.kind.as_str()), (JobPhase::Running, 1, "work"));
             let (progress, _) = first.progress.clone().expect("it has reported");
             assert_eq!((progress.done, progress.total), (4, None), "the last report wins");
@@ -343,7 +346,8 @@ under_both! {
 #[test]
 fn settings_that_make_no_sense_are_refused_by_name() {
     type Setting = fn(tidegate::WorkerBuilder) -> tidegate::WorkerBuilder;
-    let senseless: [(&str, Setting); 9] = [
+    let senseless: [(&str, Setting); 10] = [
+        ("name", |builder| builder.name("a\0b")),
         ("max_concurrent_jobs", |builder| builder.max_concurrent_jobs(0)),
         ("max_concurrent_jobs", |builder| builder.max_concurrent_jobs(usize::MAX)),
         ("job_timeout", |builder| builder.job_timeout(Duration::ZERO)),
