@@ -46,7 +46,8 @@
 //!
 //! # Features
 //!
-//! None is on by default, and none changes what the code does. `cli` adds the program `tidegate`.
+//! None is on by default, and none changes what the code does: `sqlite` and `redis` add their backends, `cli` the program
+//! `tidegate` (and `sqlite`), `http` its handlers that send jobs to a URL. `fuzzing` is for the fuzz targets alone.
 
 #![forbid(unsafe_code)]
 
