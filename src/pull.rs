@@ -106,6 +106,8 @@ pub(crate) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     lists: Vec<List>,
+    /// The kind that the first list is for; the others follow.
+    first_kind: usize,
     tickets: u64,
     /// What nobody pulls any more.
     back: Vec<Next>,
@@ -129,23 +131,41 @@ impl List {
         self.untouched = false;
         ticket
     }
+
+    fn has(&self, ticket: Ticket) -> bool {
+        self.puller == Some(ticket)
+    }
+
+    /// Nobody pulls from it any more, and what is left goes `back`. Whether anything was.
+    fn end(&mut self, back: &mut Vec<Next>) -> bool {
+        self.puller = None;
+        let left = !self.ready.is_empty();
+        back.extend(self.ready.drain(..));
+        left
+    }
+}
+
+/// The list of this kind, if there is one.
+fn list_of(lists: &mut [List], first_kind: usize, kind: usize) -> Option<&mut List> {
+    lists.get_mut(kind.checked_sub(first_kind)?)
 }
 
 impl Lists {
-    /// From now on there are so many lists, empty; what was on the old ones is taken back.
-    pub(crate) fn renew(&mut self, count: usize) {
+    /// From now on there are lists for so many kinds, numbered from `first_kind`, all empty; what was on the old ones is taken
+    /// back.
+    pub(crate) fn renew(&mut self, first_kind: usize, count: usize) {
         for list in &mut self.lists {
-            self.back.extend(list.ready.drain(..));
+            list.end(&mut self.back);
         }
+        self.first_kind = first_kind;
         self.lists = std::iter::repeat_with(List::default).take(count).collect();
     }
 
     /// Adds each attempt to the list of its kind, for who pulls from that. If nobody does, the attempt stays where it is and
-    /// gets a ticket: the task that it is given to pulls. `list` says where a kind's list is.
-    pub(crate) fn add(&mut self, attempts: &mut Vec<Next>, list: impl Fn(usize) -> Option<usize>) {
+    /// gets a ticket: the task that it is given to pulls.
+    pub(crate) fn add(&mut self, attempts: &mut Vec<Next>) {
         for mut next in attempts.drain(..) {
-            let list = list(next.kind).and_then(|at| self.lists.get_mut(at));
-            match list {
+            match list_of(&mut self.lists, self.first_kind, next.kind) {
                 Some(list) if list.puller.is_some() => list.ready.push_back(next),
                 Some(list) => {
                     next.ticket = Some(list.begin(&mut self.tickets));
@@ -157,32 +177,23 @@ impl Lists {
         attempts.append(&mut self.first);
     }
 
-    /// Who asks pulls from list `at` from now on, if nobody else does.
-    pub(crate) fn begin(&mut self, at: usize) -> Option<Ticket> {
-        let list = self.lists.get_mut(at).filter(|list| list.puller.is_none())?;
-        Some(list.begin(&mut self.tickets))
+    /// Who asks pulls attempts of this kind from now on, if nobody else does.
+    pub(crate) fn begin(&mut self, kind: usize) -> Option<Ticket> {
+        let list = list_of(&mut self.lists, self.first_kind, kind)?;
+        list.puller.is_none().then(|| list.begin(&mut self.tickets))
     }
 
-    fn of(&mut self, at: usize, ticket: Ticket) -> Option<&mut List> {
-        self.lists.get_mut(at).filter(|list| list.puller == Some(ticket))
-    }
-
-    /// Pulls from list `at`, if the ticket is still good for that and there is anything.
-    pub(crate) fn pull(&mut self, at: usize, ticket: Ticket) -> Option<Next> {
-        let list = self.of(at, ticket)?;
+    /// Pulls an attempt of this kind, if the ticket is still good for that and there is any.
+    pub(crate) fn pull(&mut self, kind: usize, ticket: Ticket) -> Option<Next> {
+        let list = list_of(&mut self.lists, self.first_kind, kind).filter(|list| list.has(ticket))?;
         list.untouched = false;
         list.ready.pop_front().map(|next| Next { ticket: Some(ticket), ..next })
     }
 
     /// Who has this ticket pulls no more; what is left on the list is taken back. Whether anything was.
-    pub(crate) fn end(&mut self, at: usize, ticket: Ticket) -> bool {
-        let Some(list) = self.lists.get_mut(at).filter(|list| list.puller == Some(ticket)) else {
-            return false;
-        };
-        list.puller = None;
-        let left = !list.ready.is_empty();
-        self.back.extend(list.ready.drain(..));
-        left
+    pub(crate) fn end(&mut self, kind: usize, ticket: Ticket) -> bool {
+        let list = list_of(&mut self.lists, self.first_kind, kind).filter(|list| list.has(ticket));
+        list.is_some_and(|list| list.end(&mut self.back))
     }
 
     /// How many are on lists, and in the hands of those who pull from them.
@@ -195,8 +206,7 @@ impl Lists {
     pub(crate) fn look(&mut self) -> bool {
         for list in &mut self.lists {
             if list.untouched && !list.ready.is_empty() {
-                list.puller = None;
-                self.back.extend(list.ready.drain(..));
+                list.end(&mut self.back);
             }
             list.untouched = !list.ready.is_empty();
             if list.ready.is_empty() && list.ready.capacity() > MAX_ROOM {
@@ -244,7 +254,7 @@ mod tests {
     /// Two lists, for kinds 5 and 6.
     fn lists() -> Lists {
         let mut lists = Lists::default();
-        lists.renew(2);
+        lists.renew(5, 2);
         lists
     }
 
@@ -254,7 +264,7 @@ mod tests {
         attempts: impl IntoIterator<Item = (usize, usize)>,
     ) -> Vec<(usize, Option<Ticket>)> {
         let mut attempts = attempts.into_iter().map(|(place, kind)| next(place, kind)).collect();
-        lists.add(&mut attempts, |kind| kind.checked_sub(5));
+        lists.add(&mut attempts);
         attempts.into_iter().map(|next| (next.place, next.ticket)).collect()
     }
 
@@ -274,48 +284,48 @@ mod tests {
         assert!(add(&mut lists, [(8, 5)]).is_empty(), "somebody pulls that already");
         let mut pull =
             |at, ticket| lists.pull(at, ticket).map(|next| (next.place, next.ticket == Some(ticket)));
-        assert_eq!([pull(0, five), pull(0, five)], [Some((3, true)), Some((5, true))]);
-        assert_eq!([pull(1, five), pull(0, six)], [None, None], "each from its own list");
-        assert_eq!([pull(1, six), pull(1, six), pull(0, five)], [Some((4, true)), None, Some((8, true))]);
+        assert_eq!([pull(5, five), pull(5, five)], [Some((3, true)), Some((5, true))]);
+        assert_eq!([pull(6, five), pull(5, six)], [None, None], "each from its own list");
+        assert_eq!([pull(6, six), pull(6, six), pull(5, five)], [Some((4, true)), None, Some((8, true))]);
     }
 
     #[test]
     fn who_ends_leaves_the_rest_and_a_ticket_that_is_good_for_nothing() {
         let mut lists = lists();
-        let Some(ticket) = lists.begin(0) else { panic!("nobody pulls") };
-        assert_eq!(lists.begin(0), None, "one at a time");
+        let Some(ticket) = lists.begin(5) else { panic!("nobody pulls") };
+        assert_eq!(lists.begin(5), None, "one at a time");
         add(&mut lists, [(1, 5), (2, 5)]);
-        assert!(lists.end(0, ticket));
+        assert!(lists.end(5, ticket));
         assert_eq!(back(&mut lists), [1, 2]);
-        let Some(other) = lists.begin(0) else { panic!("nobody pulls any more") };
+        let Some(other) = lists.begin(5) else { panic!("nobody pulls any more") };
         assert!(other != ticket && add(&mut lists, [(3, 5)]).is_empty());
-        assert!(!lists.end(0, ticket) && lists.pull(0, ticket).is_none());
-        assert_eq!(lists.pull(0, other).map(|next| next.place), Some(3));
-        assert!(!lists.end(0, other), "nothing was left");
+        assert!(!lists.end(5, ticket) && lists.pull(5, ticket).is_none());
+        assert_eq!(lists.pull(5, other).map(|next| next.place), Some(3));
+        assert!(!lists.end(5, other), "nothing was left");
     }
 
     #[test]
     fn who_pulls_nothing_between_two_looks_is_kept() {
         let mut lists = lists();
-        let Some(ticket) = lists.begin(0) else { panic!("nobody pulls") };
+        let Some(ticket) = lists.begin(5) else { panic!("nobody pulls") };
         assert!(!lists.look() && !lists.look());
         add(&mut lists, [(1, 5), (2, 5), (3, 5)]);
         assert!(lists.look());
-        assert_eq!(lists.pull(0, ticket).map(|next| next.place), Some(1));
+        assert_eq!(lists.pull(5, ticket).map(|next| next.place), Some(1));
         assert!(lists.look());
         assert!(back(&mut lists).is_empty(), "it pulls, if slowly");
         assert!(!lists.look());
         assert_eq!(back(&mut lists), [2, 3]);
-        assert!(lists.pull(0, ticket).is_none() && lists.begin(0).is_some(), "another may");
+        assert!(lists.pull(5, ticket).is_none() && lists.begin(5).is_some(), "another may");
     }
 
     #[test]
     fn new_lists_are_empty_and_nothing_of_the_old_is_lost() {
         let mut lists = lists();
-        let Some(ticket) = lists.begin(1) else { panic!("nobody pulls") };
+        let Some(ticket) = lists.begin(6) else { panic!("nobody pulls") };
         add(&mut lists, [(1, 6)]);
-        lists.renew(2);
-        assert!(lists.pull(1, ticket).is_none() && !lists.end(1, ticket));
+        lists.renew(5, 2);
+        assert!(lists.pull(6, ticket).is_none() && !lists.end(6, ticket));
         assert_eq!(back(&mut lists), [1]);
     }
 

@@ -212,7 +212,7 @@ fn read(answer: Value) -> Option<Answer> {
 fn notes(value: Value) -> Option<Vec<(usize, String)>> {
     let note = |pair: &[Value]| {
         let place = usize::try_from(int(&pair[0])?).ok()?;
-        Some((place, String::from_utf8(bytes(pair[1].clone())?).ok()?))
+        Some((place, text(pair[1].clone())?))
     };
     array(value)?.chunks_exact(2).map(note).collect()
 }
@@ -222,7 +222,7 @@ fn wait(value: &Value) -> Option<Option<Duration>> {
 }
 
 fn tokens(value: Value) -> Option<Vec<u64>> {
-    array(value)?.into_iter().map(|token| String::from_utf8(bytes(token)?).ok()?.parse().ok()).collect()
+    array(value)?.into_iter().map(|token| text(token)?.parse().ok()).collect()
 }
 
 pub(super) fn array(value: Value) -> Option<Vec<Value>> {
@@ -238,6 +238,10 @@ pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
         Value::SimpleString(text) => Some(text.into_bytes()),
         _ => None,
     }
+}
+
+pub(super) fn text(value: Value) -> Option<String> {
+    String::from_utf8(bytes(value)?).ok()
 }
 
 pub(super) fn int(value: &Value) -> Option<i64> {

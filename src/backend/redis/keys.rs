@@ -9,6 +9,9 @@ pub(super) const PROCESSES: &str = "processes";
 /// It was looked for dead processes a moment ago.
 pub(super) const PROCESS_CLEANUP: &str = "process_cleanup";
 
+/// For how long it is kept how many attempts of a job have failed, and how often it was put back. The scripts have the same.
+pub(super) const MARK_SECONDS: u64 = 259_200;
+
 // Of unique keys there are `tidegate:unique:…`, one hash each (`scripts/unique.lua`), `tidegate:order`, which counts how
 // often one was taken, and `tidegate:superseded`, which counts the jobs that made way for newer ones.
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::codec;
-use super::exchange::{array, bytes, int};
+use super::exchange::{array, bytes, int, text};
 use super::failure::nonsense;
 use super::keys::Keys;
 use super::layout::{Layout, Place};
@@ -174,7 +174,6 @@ fn read_found(found: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Opt
     let [value, beside, lapses, runs_out, cancelled, superseded_by] =
         <[Value; 6]>::try_from(array(found)?).ok()?;
     let value = Bytes::from(bytes(value)?);
-    let text = |value| String::from_utf8(bytes(value)?).ok();
     let beside = text(beside)?;
     let lapses: u32 = text(lapses)?.parse().unwrap_or(0);
     let held = (part.place == Place::Held).then(|| parts(&value)).flatten();

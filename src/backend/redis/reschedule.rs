@@ -16,8 +16,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::codec::{resque, stable_id};
-use super::exchange::{array, bytes, int};
+use super::exchange::{array, bytes, int, text};
 use super::failure::{failed, nonsense};
+use super::keys::MARK_SECONDS;
 use super::layout::Fetch;
 use super::link::send;
 use super::{Redis, Shared};
@@ -33,10 +34,6 @@ const ENOUGH: Duration = Duration::from_millis(22_500);
 
 /// How many entries are read at a time.
 const PART: usize = 100;
-
-/// For how long it is kept how often a job was put back. While it stands among the failed ones, that begins anew with
-/// each turn.
-const KEPT_SECONDS: u64 = 259_200;
 
 /// What stands behind the count of a job that was named.
 const NAMED: &str = "named";
@@ -133,7 +130,7 @@ impl Run<'_> {
         }
         let (mut put_back, mut stay, mut given_up) = (0, 0, Vec::new());
         for ((entry, count), times) in entries.into_iter().zip(&counts).zip(times) {
-            let times = bytes(times).and_then(|times| String::from_utf8(times).ok()).unwrap_or_default();
+            let times = text(times).unwrap_or_default();
             let (times, named) = times.split_once(' ').unwrap_or((&times, ""));
             let times: u32 = times.parse().unwrap_or(0);
             if times < self.turn.max_times {
@@ -141,8 +138,9 @@ impl Run<'_> {
                 put_back += 1;
                 continue;
             }
+            // It stays, and with each turn the time for which that is kept begins anew.
             let value = format!("{times} {NAMED}");
-            all.cmd("SETEX").arg(count).arg(KEPT_SECONDS).arg(value);
+            all.cmd("SETEX").arg(count).arg(MARK_SECONDS).arg(value);
             stay += 1;
             if named.is_empty() {
                 given_up.push(entry.job);
@@ -169,7 +167,7 @@ impl Run<'_> {
 
     fn add(&self, all: &mut Pipeline, entry: &Entry, count: &str, times: u32) {
         let keys = &self.shared.keys;
-        all.cmd("SETEX").arg(count).arg(KEPT_SECONDS).arg(times);
+        all.cmd("SETEX").arg(count).arg(MARK_SECONDS).arg(times);
         all.cmd("SADD").arg(&keys.queues).arg(entry.queue.as_str());
         all.cmd(keys.ends.back).arg(keys.of_queue(&entry.queue)).arg(&entry.payload[..]);
         all.cmd("LREM").arg(&keys.dead).arg(1).arg(&entry.whole[..]);

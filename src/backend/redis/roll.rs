@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::codec::dates;
-use super::exchange::array;
+use super::exchange::{array, text};
 use super::failure::nonsense;
 use super::keys::Keys;
 use super::layout::Fetch;
@@ -166,16 +166,9 @@ async fn enter_plainly(connection: &mut MultiplexedConnection, keys: &Keys, name
 
 async fn time(connection: &mut MultiplexedConnection) -> Result<SystemTime, Error> {
     let answer = send(connection, DOING, &redis::cmd("TIME")).await?;
-    let seconds = array(answer).and_then(|parts| text(parts.first()?)?.parse::<u64>().ok());
+    let seconds = array(answer).and_then(|parts| text(parts.into_iter().next()?)?.parse::<u64>().ok());
     let seconds = seconds.ok_or_else(|| nonsense(DOING))?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(|| nonsense(DOING))
-}
-
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
-        _ => None,
-    }
 }
 
 /// Removes workers of ours that were killed. (Resque removes them too, when a worker of its own starts.)
@@ -194,7 +187,7 @@ async fn remove_dead(
     };
     let since = dates::iso(now.checked_sub(DEAD_AFTER).unwrap_or(SystemTime::UNIX_EPOCH));
     for (name, beaten) in pairs {
-        let (Some(name), Some(beaten)) = (text(&name), text(&beaten)) else { continue };
+        let (Some(name), Some(beaten)) = (text(name), text(beaten)) else { continue };
         // Of one form, so that the texts have the order of the times.
         if name.contains(MARK) && beaten < since {
             leave(connection, keys, &name).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Value};
 
-use super::exchange::{array, bytes};
+use super::exchange::{array, text};
 use super::failure::nonsense;
 use super::link::{Host, send, within};
 use crate::error::{Error, ErrorKind};
@@ -129,7 +129,6 @@ fn scheme_of(url: &str) -> Option<(&'static str, &'static str)> {
 
 fn address(answer: Value) -> Option<(String, u16)> {
     let [host, port] = <[Value; 2]>::try_from(array(answer)?).ok()?;
-    let text = |value| String::from_utf8(bytes(value)?).ok();
     Some((text(host)?, text(port)?.parse().ok()?))
 }
 
@@ -141,9 +140,9 @@ async fn is_master(
     const DOING: &str = "asking the master for its role";
     let ask = redis::cmd("ROLE");
     let answer = within(timeout, DOING, send(&mut connection, DOING, &ask)).await?;
-    let role = array(answer).and_then(|parts| bytes(parts.into_iter().next()?));
+    let role = array(answer).and_then(|parts| text(parts.into_iter().next()?));
     match role.as_deref() {
-        Some(b"master") => Ok(connection),
+        Some("master") => Ok(connection),
         Some(_) => Err(Error::new(
             ErrorKind::Unavailable,
             "the server that the sentinels name is no master: they have not yet agreed on one",

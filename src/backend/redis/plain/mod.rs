@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::block::Blocking;
 use super::codec::stable_id;
-use super::exchange::{MOST, array, bytes, int};
+use super::exchange::{MOST, array, bytes, int, text};
 use super::failure::{failed, nonsense};
 use super::held::Hand;
 use super::{Shared, due};
@@ -216,7 +216,7 @@ impl PlainSession {
             [] => return Vec::new(),
             _ => self.connection.clone().send_packed_command(&ask).await.ok().and_then(array),
         };
-        let count = |answer| String::from_utf8(bytes(answer)?).ok()?.parse().ok();
+        let count = |answer| text(answer)?.parse().ok();
         answer.into_iter().flatten().map(|answer| count(answer).unwrap_or(0)).collect()
     }
 
@@ -292,8 +292,7 @@ impl Taken {
 }
 
 fn says_true(answer: Option<Value>) -> bool {
-    let text = answer.and_then(bytes).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    text.trim().eq_ignore_ascii_case("true")
+    answer.and_then(text).is_some_and(|text| text.trim().eq_ignore_ascii_case("true"))
 }
 
 #[async_trait]

@@ -13,7 +13,7 @@ use crate::backend::redis::codec::Failure;
 use crate::backend::redis::exchange::MOST;
 use crate::backend::redis::failure::failed;
 use crate::backend::redis::held::Hand;
-use crate::backend::redis::keys::Keys;
+use crate::backend::redis::keys::{Keys, MARK_SECONDS};
 use crate::backend::wall_clock;
 use crate::error::Error;
 use crate::job::Tag;
@@ -21,9 +21,6 @@ use crate::source::{MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
 use crate::sync::lock;
 
 const DOING: &str = "settling jobs";
-
-/// For how long it is kept how many attempts of a job have failed: as under leases.
-const MARK_SECONDS: u64 = 259_200;
 
 /// A job that is put off can't wait, and comes again when its queue has got through. So that it does not go round and
 /// round meanwhile, no job is taken for so long.
@@ -42,6 +39,13 @@ pub(super) struct Tally {
 }
 
 impl PlainSession {
+    /// The job that is settled at `place`, unless it is already settled: before, or further to the front.
+    fn hand(&self, settled: &[Settled], place: usize) -> Option<Hand> {
+        let tag = settled[place].tag;
+        let twice = settled[..place].iter().any(|before| before.tag == tag);
+        self.shared.hands.get(tag).filter(|_| !twice)
+    }
+
     /// If all that is settled is done, or was settled before: how many are done, and which are stale.
     pub(super) fn only_done(&self, settled: &[Settled]) -> Option<(Tally, Stale)> {
         let (mut tally, mut stale) = (Tally::default(), Vec::new());
@@ -49,8 +53,7 @@ impl PlainSession {
             return None;
         }
         for (place, one) in settled.iter().enumerate() {
-            let twice = settled[..place].iter().any(|before| before.tag == one.tag);
-            match self.shared.hands.get(one.tag).filter(|_| !twice) {
+            match self.hand(settled, place) {
                 Some(hand) if one.settlement == Settlement::Ack && !hand.marked => tally.processed += 1,
                 Some(_) => return None,
                 None => stale.push(one.tag),
@@ -93,8 +96,7 @@ impl PlainSession {
         // How many answers each has.
         let mut parts = Vec::with_capacity(settled.len());
         for (place, one) in settled.iter().enumerate() {
-            let twice = settled[..place].iter().any(|before| before.tag == one.tag);
-            match self.shared.hands.get(one.tag).filter(|_| !twice) {
+            match self.hand(settled, place) {
                 Some(hand) => {
                     let before = all.len();
                     self.add(&mut all, &hand, one, &mut tally);

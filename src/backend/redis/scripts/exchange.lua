@@ -190,6 +190,13 @@ local paused = ARGV[13] ~= '' and redis.call('GET', ARGV[13])
 paused = paused and string.lower(string.match(paused, '^%s*(.-)%s*$')) == 'true'
 if paused then room = 0 end
 local taken, lapses, tries, total = {}, {}, {}, 0
+local function note(list, place, key)
+    local times = redis.call('GET', key)
+    if times then
+        list[#list + 1] = place
+        list[#list + 1] = times
+    end
+end
 if room > 0 then
     if #names == 0 then
         names = redis.call('SMEMBERS', queues)
@@ -225,20 +232,8 @@ if total > 0 then
             runs_out[#runs_out + 1] = int(now + ttl)
             runs_out[#runs_out + 1] = name
             unique_taken(raw, name)
-            if some_lapsed then
-                local times = redis.call('GET', mark_of(raw))
-                if times then
-                    lapses[#lapses + 1] = number - token
-                    lapses[#lapses + 1] = times
-                end
-            end
-            if some_tried then
-                local times = redis.call('GET', tried_of(raw))
-                if times then
-                    tries[#tries + 1] = number - token
-                    tries[#tries + 1] = times
-                end
-            end
+            if some_lapsed then note(lapses, number - token, mark_of(raw)) end
+            if some_tried then note(tries, number - token, tried_of(raw)) end
             number = number + 1
         end
     end
