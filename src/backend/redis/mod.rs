@@ -11,7 +11,7 @@
 //! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
 //! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
 //! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
-//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
+//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time; for the first job of a queue that was neither named nor there, and is not `default`, within a second |
 //!
 //! A job is moved from its queue into `tidegate:held` and given a lease in one step, so that whatever dies, it is in
 //! one of the two. Settlements and the next fetch share one exchange. The server must be Redis 6.2 or newer, or Valkey,
