@@ -4,15 +4,16 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::failures::now;
 use crate::peers::{Ruby, SidekiqWeb};
 use crate::redis::{Folder, Process, until};
 use crate::scene::{Scene, number};
 
-/// Starts it with this in its configuration.
-fn start(folder: &Folder, scene: &Scene, redis: &str) -> Process {
+/// Starts it with these tables in its configuration.
+fn start(folder: &Folder, scene: &Scene, tables: &str) -> Process {
     let (file, url) = (folder.file("tidegate.toml"), &scene.url);
     let config =
-        format!("source = \"{url}\"\n{redis}\n[log]\nformat = \"json\"\n[kinds.Shout]\nexec = [\"cat\"]\n");
+        format!("source = \"{url}\"\n{tables}\n[log]\nformat = \"json\"\n[kinds.Shout]\nexec = [\"cat\"]\n");
     std::fs::write(&file, config).expect("a file of ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let mut process = Process::start(command.arg("run").arg("--config").arg(file), &folder.file("output"));
@@ -50,4 +51,39 @@ fn the_program_hides_if_it_is_told_to() {
     until("it has run", || scene.ask(&["GET", "stat:processed"]) == "1");
     assert!(program.stop().success());
     assert_eq!(scene.count(&["EXISTS", "processes"]), 0);
+}
+
+#[test]
+fn the_program_retries_by_sidekiqs_formula_unless_it_is_told_otherwise() {
+    let Some(scene) = Scene::alone() else { return };
+    let folder = Folder::new();
+    let fails = "exec = [\"false\"]\nretry =";
+    let kinds = format!(
+        "[kinds.Usual]\nexec = [\"false\"]\n[kinds.Capped]\n{fails} {{ cap = \"5m\" }}\n\
+         [kinds.Grows]\n{fails} {{ initial = \"1000s\" }}\n[kinds.Named]\n{fails} {{ formula = \"exponential\" }}\n"
+    );
+    let mut program = start(&folder, &scene, &kinds);
+    let begun = now();
+    let waits = [
+        ("Usual", 20_751.0, 20_881.0),
+        ("Capped", 300.0, 300.0),
+        ("Grows", 2700.0, 3600.0),
+        ("Named", 2700.0, 3600.0),
+    ];
+    for (number, (kind, ..)) in waits.iter().enumerate() {
+        // The thirteenth attempt of each.
+        let raw = format!(r#"{{"class":"{kind}","args":[],"jid":"{number}","retry_count":11}}"#);
+        scene.server.command(&["LPUSH", "queue:default", &raw]);
+    }
+    scene.server.command(&["SADD", "queues", "default"]);
+    until("all have failed", || scene.count(&["ZCARD", "retry"]) == 4);
+    let ended = now();
+    let waiting = scene.server.command(&["ZRANGE", "retry", "0", "-1", "WITHSCORES"]).texts();
+    for (kind, least, most) in waits {
+        let pair = waiting.chunks(2).find(|pair| pair[0].contains(kind)).expect("it waits");
+        let score: f64 = pair[1].parse().expect("a number");
+        let (least, most) = (begun + least, ended + most);
+        assert!((least..=most).contains(&score), "{pair:?} is not from {least} to {most}");
+    }
+    assert!(program.stop().success());
 }

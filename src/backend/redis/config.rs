@@ -279,6 +279,7 @@ fn target(info: &ConnectionInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::RetryFormula;
 
     #[test]
     fn a_url_is_never_repeated_with_its_password() {
@@ -324,6 +325,17 @@ mod tests {
             let error = open(&format!("redis://h{bad}")).map(drop).expect_err(bad);
             assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn jobs_of_sidekiq_are_retried_by_its_formula_and_others_by_the_usual_one() {
+        let formula = |query: &str| {
+            let open = RedisBuilder::new(&format!("redis://h{query}")).open().expect("a good URL");
+            open.backend().intake.retry
+        };
+        assert_eq!(formula(""), RetryFormula::Sidekiq);
+        assert_eq!(formula("?layout=resque"), RetryFormula::Exponential);
+        assert_eq!(formula("?layout=resque&fetch=plain-pop"), RetryFormula::Exponential);
     }
 
     #[test]

@@ -65,7 +65,7 @@ use super::Backend;
 use crate::enqueue::Enqueue;
 use crate::error::Error;
 use crate::lease::Renew;
-use crate::source::{Connect, Intake, Source};
+use crate::source::{Connect, Intake, RetryFormula, Source};
 
 /// The schemes of its URLs.
 pub(super) const SCHEMES: [&str; 5] = [SCHEME, "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"];
@@ -181,9 +181,14 @@ impl Redis {
         &self.0.dial
     }
 
-    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for.
+    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for. In Sidekiq's
+    /// layout failed jobs wait as [`RetryPolicy::sidekiq`](crate::RetryPolicy::sidekiq) has it, unless the worker or the
+    /// kind is given a policy.
     pub fn intake(&self) -> Intake {
-        let intake = Intake::new(Arc::new(self.clone()));
+        let mut intake = Intake::new(Arc::new(self.clone()));
+        if self.0.layout == Layout::Sidekiq {
+            intake = intake.retried_by(RetryFormula::Sidekiq);
+        }
         match self.0.fetch {
             Fetch::Reliable => intake.renewed_by(Arc::new(self.clone())),
             Fetch::PlainPop => intake,

@@ -14,6 +14,7 @@
 mod kinds;
 mod overlay;
 pub(super) mod problem;
+mod retry;
 mod settings;
 mod source;
 mod table;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::problem::Problem;
+use super::retry::Retry;
 use super::source::Source;
 use super::table::Table;
 use super::tree::{Key, Node, Value};
@@ -10,11 +11,9 @@ use crate::backend::MAX_LEASE_TTL;
 use crate::backend::sqlite::Durability;
 use crate::cli::room;
 use crate::cli::run::log::{Format, Level};
-use crate::error::Chain;
 use crate::job::Queue;
 use crate::limit::Queues;
 use crate::reschedule::Turn;
-use crate::retry::RetryPolicy;
 use crate::worker::{MAX_CONCURRENT_JOBS, ReconnectPolicy, UnknownKind};
 
 /// What a configuration says of everything but the kinds.
@@ -78,17 +77,6 @@ pub(crate) struct LogSettings {
     pub(crate) format: Format,
 }
 
-/// A retry policy as it is written: what is not set is as in the table above, or as [`RetryPolicy`] has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Retry {
-    max_attempts: Option<u32>,
-    initial: Option<Duration>,
-    factor: Option<f64>,
-    cap: Option<Duration>,
-    jitter: Option<f64>,
-    max_age: Option<Option<Duration>>,
-}
-
 impl Settings {
     /// Reads the outermost table but for its kinds.
     pub(super) fn read(root: &mut Table<'_>) -> Self {
@@ -100,7 +88,7 @@ impl Settings {
         }
         let sqlite = given.map(SqliteSettings::read).unwrap_or_default();
         let redis = RedisSettings::read(root, &source);
-        let worker = WorkerSettings::read(root.table("worker"));
+        let worker = WorkerSettings::read(root.table("worker"), Retry::of(&source));
         let (busy, call) = (sqlite.busy_timeout.unwrap_or_default(), worker.reconnect.call_timeout);
         if !busy.is_zero() && busy >= call {
             let what = format!(
@@ -207,8 +195,8 @@ impl Default for WorkerSettings {
 }
 
 impl WorkerSettings {
-    fn read(table: Option<Table<'_>>) -> Self {
-        let base = Self::default();
+    fn read(table: Option<Table<'_>>, retry: Retry) -> Self {
+        let base = Self { retry, ..Self::default() };
         let Some(mut table) = table else { return base };
         let most = MAX_CONCURRENT_JOBS as u64;
         let unknown = [
@@ -227,7 +215,7 @@ impl WorkerSettings {
             max_payload: table.size("max_payload").unwrap_or(base.max_payload),
             queues: queues(&mut table),
             unknown_kind: table.choice("unknown_kind", &unknown).unwrap_or(base.unknown_kind),
-            retry: table.table("retry").map(|retry| Retry::read(retry, Retry::default())).unwrap_or_default(),
+            retry: table.table("retry").map_or(base.retry, |retry| Retry::read(retry, base.retry)),
             reconnect: table.table("reconnect").map(reconnect).unwrap_or(base.reconnect),
         };
         table.end();
@@ -312,37 +300,6 @@ impl LogSettings {
             table.end();
         }
         Self { level, format }
-    }
-}
-
-impl Retry {
-    /// Reads a table over `base`.
-    pub(super) fn read(mut table: Table<'_>, base: Self) -> Self {
-        let attempts = table.count("max_attempts", 1, u32::MAX.into()).map(|attempts| attempts as u32);
-        let read = Self {
-            max_attempts: attempts.or(base.max_attempts),
-            initial: table.time_or_zero("initial").or(base.initial),
-            factor: table.number("factor", 1.0, 100.0).or(base.factor),
-            cap: table.time_or_zero("cap").or(base.cap),
-            jitter: table.number("jitter", 0.0, 1.0).or(base.jitter),
-            max_age: table.time_or_word("max_age").or(base.max_age),
-        };
-        if let Err(error) = read.policy().validate() {
-            let what = format!("{}: {}", table.name("").trim_end_matches('.'), Chain(&error));
-            table.reading().note(Problem::new(table.origin(), what));
-        }
-        table.end();
-        read
-    }
-
-    pub(crate) fn policy(&self) -> RetryPolicy {
-        let mut policy = RetryPolicy::default();
-        policy = self.max_attempts.map_or(policy.clone(), |attempts| policy.max_attempts(attempts));
-        policy = self.initial.map_or(policy.clone(), |wait| policy.initial(wait));
-        policy = self.factor.map_or(policy.clone(), |factor| policy.factor(factor));
-        policy = self.cap.map_or(policy.clone(), |wait| policy.cap(wait));
-        policy = self.jitter.map_or(policy.clone(), |part| policy.jitter(part));
-        self.max_age.flatten().map_or(policy.clone(), |age| policy.max_age(age))
     }
 }
 

@@ -7,6 +7,7 @@ use super::problem::{Origin, Problem};
 use super::table::Table;
 use crate::backend;
 use crate::cli::store::with_scheme;
+use crate::source::RetryFormula;
 
 /// The file's name when nothing else is said.
 const DEFAULT: &str = "sqlite:tidegate.sqlite";
@@ -60,6 +61,15 @@ impl Source {
 
     pub(crate) fn is_redis(&self) -> bool {
         self.url.split(':').next().is_some_and(|scheme| scheme.starts_with("redis"))
+    }
+
+    /// By which formula failed jobs are retried there, unless something else is said.
+    pub(super) fn retry(&self) -> RetryFormula {
+        if self.is_sqlite() {
+            return RetryFormula::default();
+        }
+        // Opening a server only makes sense of its address. What makes none has been noted.
+        backend::open(&self.url).map_or_else(|_| RetryFormula::default(), |backend| backend.intake.retry)
     }
 
     /// Finds what would keep it from being opened, as far as that can be told without opening it.
