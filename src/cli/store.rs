@@ -12,7 +12,7 @@ use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
 use super::excerpt::escaped;
-use super::run::config::source_of;
+use super::run::config::url_of;
 use super::{Exit, refuse};
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
@@ -76,10 +76,7 @@ impl Store {
     pub(super) fn open(args: &SourceArgs, purpose: Purpose) -> Result<Self, Exit> {
         let url = match (&args.source, &args.config) {
             (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why))?,
-            (None, Some(config)) => {
-                let source = source_of(config).map_err(|refused| refuse(Exit::Config, refused))?;
-                source.url().to_owned()
-            }
+            (None, Some(config)) => url_of(config).map_err(|refused| refuse(Exit::Config, refused))?,
             (None, None) => DEFAULT.to_owned(),
         };
         let file = backend::sqlite_path(&url).map(Path::new);

@@ -61,6 +61,10 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ("[redis]\n", "1:1: [redis] has no meaning when the source is no Redis server: leave it out\n"),
         ("[redis]\nlabels = \"eu\"\n", "redis.labels must be a list of texts"),
         (
+            "[redis]\ntimes_in_seconds = \"yes\"\n",
+            "2:20: redis.times_in_seconds must be true or false, and is text (write it without quotes)\n",
+        ),
+        (
             "[worker]\nmax_concurrent_jobs = \"5\"\n",
             "2:23: worker.max_concurrent_jobs must be a whole number from 1 to 1048576, and is text (write it without quotes)\n    2 | max_concurrent_jobs = \"5\"\n",
         ),

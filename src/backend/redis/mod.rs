@@ -147,7 +147,8 @@ impl Redis {
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     ///
-    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX` and `fetch=plain-pop` (or `reliable`).
+    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`) and
+    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }

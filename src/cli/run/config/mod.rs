@@ -125,12 +125,12 @@ pub(crate) fn load(place: &Place, overrides: &Overrides) -> Result<Config, Refus
     }
 }
 
-/// The URL of the source that the configuration in the file `path` names, under the environment of this process. The
-/// rest of the file may make no sense.
+/// The URL of the source that the configuration in the file `path` names, with how it is written to, under the
+/// environment of this process. The rest of the file may make no sense.
 ///
 /// # Errors
 /// When the file can't be read, is no TOML, or names no source that makes sense.
-pub(crate) fn source_of(path: &Path) -> Result<Source, Refused> {
+pub(crate) fn url_of(path: &Path) -> Result<String, Refused> {
     let cant = |error: io::Error| {
         let document = Document::new(path.display().to_string(), "");
         Refused::new(document, vec![Problem::new(&Origin::Whole, format!("can't be found: {error}"))])
@@ -138,9 +138,13 @@ pub(crate) fn source_of(path: &Path) -> Result<Source, Refused> {
     let place = Place::new(path).map_err(cant)?;
     let reading = Reading::new(&place);
     let mut overrides = Overrides::of_process(Vec::new());
-    overrides.variables.retain(|(name, _)| name == "TIDEGATE_SOURCE");
+    const MEANT: [&str; 2] = ["TIDEGATE_SOURCE", "TIDEGATE_REDIS__TIMES_IN_SECONDS"];
+    overrides.variables.retain(|(name, _)| MEANT.contains(&name.as_str()));
     let (document, root) = place.tree(&overrides, &reading)?;
-    let source = Source::read(&mut Table::new("", &root, &reading));
+    let mut root = Table::new("", &root, &reading);
+    let source = Source::read(&mut root);
+    let url =
+        if source.is_redis() { RedisSettings::url_in(&mut root, &source) } else { source.url().to_owned() };
     let problems = reading.into_all();
-    if problems.is_empty() { Ok(source) } else { Err(Refused::new(document, problems)) }
+    if problems.is_empty() { Ok(url) } else { Err(Refused::new(document, problems)) }
 }

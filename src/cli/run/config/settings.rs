@@ -7,8 +7,8 @@ use super::retry::Retry;
 use super::source::Source;
 use super::table::Table;
 use super::tree::{Key, Node, Value};
-use crate::backend::MAX_LEASE_TTL;
 use crate::backend::sqlite::Durability;
+use crate::backend::{self, MAX_LEASE_TTL};
 use crate::cli::room;
 use crate::cli::run::log::{Format, Level};
 use crate::job::Queue;
@@ -51,6 +51,8 @@ pub(crate) struct RedisSettings {
     pub(crate) reschedule: Option<Duration>,
     /// How often each at most.
     pub(crate) reschedule_times: u32,
+    /// Times are written as Sidekiq 7 and older do.
+    pub(crate) times_in_seconds: bool,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -124,8 +126,14 @@ impl SqliteSettings {
 impl RedisSettings {
     fn read(root: &mut Table<'_>, source: &Source) -> Self {
         let reschedule_times = Turn::DEFAULT.max_times;
-        let mut read =
-            Self { presence: true, tag: None, labels: Vec::new(), reschedule: None, reschedule_times };
+        let mut read = Self {
+            presence: true,
+            tag: None,
+            labels: Vec::new(),
+            reschedule: None,
+            reschedule_times,
+            times_in_seconds: false,
+        };
         let Some(mut table) = root.table("redis") else { return read };
         if !source.is_redis() {
             let what = "[redis] has no meaning when the source is no Redis server: leave it out";
@@ -137,9 +145,42 @@ impl RedisSettings {
         read.reschedule = reschedule(&mut table);
         let times = table.count("reschedule_times", 0, u32::MAX.into()).map(|times| times as u32);
         read.reschedule_times = times.unwrap_or(read.reschedule_times);
+        read.times_in_seconds = times_in_seconds(&mut table, source);
         table.end();
         read
     }
+
+    /// The URL of `source`, with what is said here of how it is written to.
+    pub(crate) fn url(&self, source: &Source) -> String {
+        url(source, self.times_in_seconds)
+    }
+
+    /// The same by what a configuration says of which the rest is not looked at.
+    pub(super) fn url_in(root: &mut Table<'_>, source: &Source) -> String {
+        let seconds = root.table("redis").is_some_and(|mut table| times_in_seconds(&mut table, source));
+        url(source, seconds)
+    }
+}
+
+/// How the URL of a server says it.
+const IN_SECONDS: &str = "times=seconds";
+
+fn url(source: &Source, in_seconds: bool) -> String {
+    if in_seconds { source.with_option(IN_SECONDS) } else { source.url().to_owned() }
+}
+
+/// Whether times are to be written as Sidekiq 7 and older do, which must make sense for the source.
+fn times_in_seconds(table: &mut Table<'_>, source: &Source) -> bool {
+    const KEY: &str = "times_in_seconds";
+    let wanted = table.truth(KEY).unwrap_or(false);
+    if wanted
+        && source.is_redis()
+        && let Err(error) = backend::open(&source.with_option(IN_SECONDS))
+        && let Some(node) = table.get(KEY)
+    {
+        table.refuse(KEY, node, format!("makes no sense: {error}"));
+    }
+    wanted
 }
 
 /// Time enough for a turn.
@@ -321,6 +362,9 @@ impl Settings {
             ("redis.presence", self.redis.presence != new.redis.presence),
             ("redis.tag", self.redis.tag != new.redis.tag),
             ("redis.labels", self.redis.labels != new.redis.labels),
+            ("redis.reschedule", self.redis.reschedule != new.redis.reschedule),
+            ("redis.reschedule_times", self.redis.reschedule_times != new.redis.reschedule_times),
+            ("redis.times_in_seconds", self.redis.times_in_seconds != new.redis.times_in_seconds),
             ("worker.name", old.name != new_worker.name),
             ("worker.prefetch", old.prefetch != new_worker.prefetch),
             ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),

@@ -50,6 +50,14 @@ impl Source {
         &self.url
     }
 
+    /// Its URL with an option, before which goes what the URL says itself.
+    pub(super) fn with_option(&self, option: &str) -> String {
+        match self.url.split_once('?') {
+            Some((address, query)) => format!("{address}?{option}&{query}"),
+            None => format!("{}?{option}", self.url),
+        }
+    }
+
     /// The file, if it is one.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         backend::sqlite_path(&self.url).map(PathBuf::from)
