@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
+use super::each::db::refuse_records;
 use super::excerpt::escaped;
 use super::run::config::source_of;
 use super::{Exit, refuse};
@@ -154,7 +155,12 @@ fn open_file(file: &Path, purpose: Purpose) -> Result<Opened, Error> {
     let file = Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX);
     Ok(match purpose {
         Purpose::Look => Opened::ToLook(Arc::new(file.open_to_read()?)),
-        Purpose::Change | Purpose::Fill => Opened::Whole(file.open()?.backend()),
+        Purpose::Change => Opened::Whole(file.open()?.backend()),
+        Purpose::Fill => {
+            let jobs = file.open()?;
+            refuse_records(&jobs)?;
+            Opened::Whole(jobs.backend())
+        }
     })
 }
 
