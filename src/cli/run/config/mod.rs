@@ -124,12 +124,12 @@ pub(crate) fn load(place: &Place, overrides: &Overrides) -> Result<Config, Refus
     }
 }
 
-/// The URL of the source that the configuration in the file `path` names, under the environment of this process. The
-/// rest of the file may make no sense.
+/// The source that the configuration in the file `path` names, under the environment of this process, and whether it may
+/// be a database of another program (`sqlite.adopt`). The rest of the file may make no sense.
 ///
 /// # Errors
-/// When the file can't be read, is no TOML, or names no source that makes sense.
-pub(crate) fn source_of(path: &Path) -> Result<Source, Refused> {
+/// When the file can't be read, is no TOML, or what it says of these makes no sense.
+pub(crate) fn source_of(path: &Path) -> Result<(Source, bool), Refused> {
     let cant = |error: io::Error| {
         let document = Document::new(path.display().to_string(), "");
         Refused::new(document, vec![Problem::new(&Origin::Whole, format!("can't be found: {error}"))])
@@ -137,9 +137,11 @@ pub(crate) fn source_of(path: &Path) -> Result<Source, Refused> {
     let place = Place::new(path).map_err(cant)?;
     let reading = Reading::new(&place);
     let mut overrides = Overrides::of_process(Vec::new());
-    overrides.variables.retain(|(name, _)| name == "TIDEGATE_SOURCE");
+    overrides.variables.retain(|(name, _)| name == "TIDEGATE_SOURCE" || name == "TIDEGATE_SQLITE__ADOPT");
     let (document, root) = place.tree(&overrides, &reading)?;
-    let source = Source::read(&mut Table::new("", &root, &reading));
+    let mut root = Table::new("", &root, &reading);
+    let source = Source::read(&mut root);
+    let adopt = root.table("sqlite").and_then(|mut table| table.truth("adopt")).unwrap_or_default();
     let problems = reading.into_all();
-    if problems.is_empty() { Ok(source) } else { Err(Refused::new(document, problems)) }
+    if problems.is_empty() { Ok((source, adopt)) } else { Err(Refused::new(document, problems)) }
 }
