@@ -2,8 +2,9 @@
 //! what a long queue costs, and how soon an idle worker starts a job, against a bare `BLMOVE`.
 //!
 //! `cargo bench --features redis --bench redis` starts a `redis-server` of its own, without persistence, and prints
-//! medians of several rounds, in each of which all cases take their turn. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to see
-//! that it works.
+//! medians of several rounds, in each of which all cases take their turn. `TIDEGATE_BENCH_WAITING` says how many other
+//! jobs wait where many do, a million unless it is set: ten million take 3 GiB. `TIDEGATE_BENCH_SMOKE=1` runs it tiny,
+//! to see that it works.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
 
@@ -237,6 +238,8 @@ fn main() {
     let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
     let (count, rounds, many, ticks, rest) =
         if smoke { (500, 1, 1_000, 5, 1) } else { (100_000, 5, 1_000_000, 500, 20) };
+    let many =
+        std::env::var("TIDEGATE_BENCH_WAITING").ok().and_then(|many| many.parse().ok()).unwrap_or(many);
     throughput(&server, count, rounds, many);
     server.command(&["FLUSHALL"]);
     latency(&server, ticks);
