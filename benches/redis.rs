@@ -2,8 +2,9 @@
 //! what a long queue costs, and how soon an idle worker starts a job, against a bare `BLMOVE`.
 //!
 //! `cargo bench --features redis --bench redis` starts a `redis-server` of its own, without persistence, and prints
-//! medians of several rounds, in each of which all cases take their turn. `TIDEGATE_BENCH_SMOKE=1` runs it tiny, to see
-//! that it works.
+//! medians of several rounds, in each of which all cases take their turn. `TIDEGATE_BENCH_WAITING` says how many other
+//! jobs wait where many do, a million unless it is set: ten million take 3 GiB. `TIDEGATE_BENCH_SMOKE=1` runs it tiny,
+//! to see that it works.
 
 #![expect(clippy::disallowed_methods, reason = "a bench measures with the system's clock")]
 
@@ -16,27 +17,21 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use servers::{Options, RedisServer};
-use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, spread};
+use support::{
+    BATCH, Counting, Table, cpu_time, enqueue_no_ops, idle, install_recorder, median, pick_up, run_no_ops,
+    spread,
+};
+use tidegate::Inspect;
 use tidegate::backend::redis::{Fetch, Layout, Redis, RedisBuilder};
-use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
 use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Jobs in one call of `enqueue`.
-const BATCH: u64 = 1_000;
 const SLOTS: usize = 20;
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
-
-async fn fill(jobs: &Redis, count: u64) {
-    for start in (0..count).step_by(BATCH as usize) {
-        let batch = (start..count.min(start + BATCH)).map(|_| NewJob::new("no-op", "[1,2]"));
-        jobs.enqueue(batch.collect()).await.expect("enqueued");
-    }
 }
 
 async fn connection(server: &RedisServer) -> MultiplexedConnection {
@@ -78,18 +73,18 @@ fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
     server.command(&["FLUSHALL"]);
     let jobs = by.builder(server).open().expect("a good URL");
     runtime().block_on(async {
-        fill(&jobs, before).await;
+        enqueue_no_ops(&jobs, before).await;
         let start = Instant::now();
-        fill(&jobs, count).await;
+        enqueue_no_ops(&jobs, count).await;
         let enqueued = count as f64 / start.elapsed().as_secs_f64();
         server.command(&["CONFIG", "RESETSTAT"]);
         let (start, cpu) = (Instant::now(), cpu_time());
         match by {
             By::Bare => bare(connection(server).await, count).await,
-            By::Worker { prefetch } => work(&jobs, count, prefetch).await,
+            By::Worker { prefetch } => run_no_ops(jobs.intake(), count, SLOTS, prefetch).await,
             By::Plain { prefetch } => {
                 let jobs = by.builder(server).fetch(Fetch::PlainPop).open().expect("a good URL");
-                work(&jobs, count, prefetch).await;
+                run_no_ops(jobs.intake(), count, SLOTS, prefetch).await;
             }
         }
         let (took, cpu) = (start.elapsed(), cpu_time() - cpu);
@@ -108,20 +103,6 @@ fn exchanges(server: &RedisServer, by: By) -> f64 {
         if matches!(by, By::Plain { .. }) { "cmdstat_lpop:calls=" } else { "cmdstat_evalsha:calls=" };
     let calls = told.split(command).nth(1).and_then(|rest| rest.split(',').next());
     calls.and_then(|calls| calls.parse().ok()).unwrap_or(f64::NAN)
-}
-
-async fn work(jobs: &Redis, count: u64, prefetch: usize) {
-    let registry = Registry::new().handle_raw("no-op", |_: Context| async {});
-    let worker = Worker::builder(jobs.intake(), registry).max_concurrent_jobs(SLOTS).prefetch(prefetch);
-    let worker = worker.build().expect("valid settings");
-    let (handle, shutdown) = (worker.handle(), Shutdown::new());
-    let stop = async {
-        while handle.stats().done < count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        shutdown.stop();
-    };
-    tokio::join!(worker.run(shutdown.clone()), stop);
 }
 
 /// Settles twenty and takes twenty, again and again: the same script with the same arguments, and nothing is done with
@@ -257,6 +238,8 @@ fn main() {
     let smoke = std::env::var_os("TIDEGATE_BENCH_SMOKE").is_some();
     let (count, rounds, many, ticks, rest) =
         if smoke { (500, 1, 1_000, 5, 1) } else { (100_000, 5, 1_000_000, 500, 20) };
+    let many =
+        std::env::var("TIDEGATE_BENCH_WAITING").ok().and_then(|many| many.parse().ok()).unwrap_or(many);
     throughput(&server, count, rounds, many);
     server.command(&["FLUSHALL"]);
     latency(&server, ticks);

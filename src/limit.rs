@@ -71,7 +71,9 @@ impl Queues {
             }
         };
         if names.is_empty() {
-            return Err(Error::invalid("the list of queues is empty: name one, or use Queues::All"));
+            return Err(Error::invalid(
+                "the list of queues is empty: name one, or leave it out for all of them (Queues::All)",
+            ));
         }
         match names.iter().enumerate().find(|(at, queue)| names[..*at].contains(queue)) {
             Some((_, twice)) => Err(Error::invalid(format!("queue {twice:?} is named twice"))),

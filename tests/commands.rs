@@ -9,6 +9,8 @@ mod disk;
 mod fed;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "support/pty.rs"]
+mod pty;
 #[path = "commands/support.rs"]
 mod support;
 

@@ -9,6 +9,8 @@
 mod disk;
 #[path = "support/fed.rs"]
 mod fed;
+#[path = "support/pty.rs"]
+mod pty;
 #[path = "each/support.rs"]
 mod support;
 
@@ -20,6 +22,8 @@ mod ending;
 mod flow;
 #[path = "each/output.rs"]
 mod output;
+#[path = "each/progress.rs"]
+mod progress;
 #[path = "each/read_only.rs"]
 mod read_only;
 #[path = "each/records.rs"]

@@ -86,6 +86,9 @@ fn path(example: &str) -> PathBuf {
 /// A second for a busy machine.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What has not ended by then never ends.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_program_whose_handler_never_returns_ends_within_its_deadline_and_names_the_job() {
     let deadline = Duration::from_secs(1);
@@ -97,6 +100,33 @@ fn a_program_whose_handler_never_returns_ends_within_its_deadline_and_names_the_
     assert!(took >= deadline.mul_f64(0.8), "it gave up on the job after {took:?} already");
     assert!(err.contains(&format!("{id} (stuck) is still running")), "{err}");
     assert!(err.contains("1 lost"), "{err}");
+}
+
+/// What `docs/operations.md` says of ending a process whose async handlers may block their threads for good.
+#[test]
+fn a_program_whose_async_handlers_block_every_thread_ends_within_its_deadline_and_names_the_jobs() {
+    let deadline = Duration::from_secs(1);
+    let mut slow = Vec::new();
+    // A machine that is busy at the wrong moment makes one run late, but hardly all of them.
+    for _ in 0..5 {
+        let mut program = Program::start("blocked", &["1000"]);
+        let begun = || program.says("has begun").trim_end_matches(" has begun").to_owned();
+        let stuck: Vec<String> = std::iter::repeat_with(begun).take(2).collect();
+        program.signal(Signal::TERM);
+        let (status, took, _, err) = program.ends_within(WATCHDOG);
+        assert!(status.success(), "{status}: {err}");
+        assert!(took >= deadline.mul_f64(0.8), "it gave up on the jobs after {took:?} already");
+        for id in stuck {
+            assert!(err.contains(&format!("{id} (blocked) is still running")), "{err}");
+        }
+        // The third had no thread to begin on, and is unharmed.
+        assert!(err.contains("1 handed back, 2 lost"), "{err}");
+        if took <= deadline + GRACE {
+            return;
+        }
+        slow.push(took);
+    }
+    panic!("it ends, but never within {:?}: {slow:?}", deadline + GRACE);
 }
 
 #[test]

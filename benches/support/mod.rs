@@ -186,6 +186,32 @@ pub(crate) fn install_recorder() {
     metrics::set_global_recorder(Real(Registry::new(AtomicStorage))).expect("none is installed yet");
 }
 
+/// Jobs in one call of `enqueue`.
+pub(crate) const BATCH: u64 = 1_000;
+
+pub(crate) async fn enqueue_no_ops(jobs: &dyn Enqueue, count: u64) {
+    for start in (0..count).step_by(BATCH as usize) {
+        let batch = (start..count.min(start + BATCH)).map(|_| NewJob::new("no-op", "[1,2]"));
+        jobs.enqueue(batch.collect()).await.expect("enqueued");
+    }
+}
+
+/// Runs so many no-op jobs, and ends when they are settled.
+pub(crate) async fn run_no_ops(intake: Intake, count: u64, slots: usize, prefetch: usize) {
+    let shutdown = Shutdown::new();
+    let (run, stop) = (AtomicU64::new(0), shutdown.clone());
+    // The last one ends it; nobody looks at a clock meanwhile.
+    let no_op = move |_: Context| {
+        if run.fetch_add(1, Ordering::Relaxed) + 1 == count {
+            stop.stop();
+        }
+        async {}
+    };
+    let registry = tidegate::Registry::new().handle_raw("no-op", no_op);
+    let worker = Worker::builder(intake, registry).max_concurrent_jobs(slots).prefetch(prefetch);
+    worker.build().expect("valid settings").run(shutdown).await;
+}
+
 /// From just before the enqueueing of one job to its handler's first line, one job after the other, each after a
 /// `pause`; sorted.
 pub(crate) async fn pick_up(

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 
+use super::each::db::refuse_records;
 use super::excerpt::escaped;
 use super::run::config::url_of;
 use super::{Exit, refuse};
@@ -74,10 +75,10 @@ enum Opened {
 impl Store {
     /// Opens the queue. When that can't be done, says why, and returns how to end.
     pub(super) fn open(args: &SourceArgs, purpose: Purpose) -> Result<Self, Exit> {
-        let url = match (&args.source, &args.config) {
-            (Some(source), _) => url(source).map_err(|why| refuse(Exit::Usage, why))?,
+        let (url, adopt) = match (&args.source, &args.config) {
+            (Some(source), _) => (url(source).map_err(|why| refuse(Exit::Usage, why))?, false),
             (None, Some(config)) => url_of(config).map_err(|refused| refuse(Exit::Config, refused))?,
-            (None, None) => DEFAULT.to_owned(),
+            (None, None) => (DEFAULT.to_owned(), false),
         };
         let file = backend::sqlite_path(&url).map(Path::new);
         let made = file.is_some_and(|file| file.symlink_metadata().is_err());
@@ -96,7 +97,7 @@ impl Store {
             .map_err(|error| refuse(Exit::Internal, format!("the system gives no runtime: {error}")))?;
         let opened = runtime.block_on(async {
             match file {
-                Some(file) => open_file(file, purpose),
+                Some(file) => open_file(file, adopt, purpose),
                 None => backend::open(&url).map(Opened::Whole),
             }
         });
@@ -147,11 +148,16 @@ impl Store {
 
 /// Opens a file so that looking at it deletes nothing: how many dead and done jobs are kept is for those to say who run
 /// jobs.
-fn open_file(file: &Path, purpose: Purpose) -> Result<Opened, Error> {
-    let file = Sqlite::builder(file).max_dead(usize::MAX).max_done(usize::MAX);
+fn open_file(file: &Path, adopt: bool, purpose: Purpose) -> Result<Opened, Error> {
+    let file = Sqlite::builder(file).adopt(adopt).max_dead(usize::MAX).max_done(usize::MAX);
     Ok(match purpose {
         Purpose::Look => Opened::ToLook(Arc::new(file.open_to_read()?)),
-        Purpose::Change | Purpose::Fill => Opened::Whole(file.open()?.backend()),
+        Purpose::Change => Opened::Whole(file.open()?.backend()),
+        Purpose::Fill => {
+            let jobs = file.open()?;
+            refuse_records(&jobs)?;
+            Opened::Whole(jobs.backend())
+        }
     })
 }
 

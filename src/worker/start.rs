@@ -91,7 +91,7 @@ async fn on_own_threads(engine: Loop, heartbeat: Heartbeat, name: &str, shutdown
         };
         let thread =
             thread::Builder::new().name(heartbeat_name).spawn(beat).expect("the system gives a thread");
-        let report = block_on(on_stage(engine, &shutdown));
+        let report = block_on(async move { on_stage(engine, &shutdown).await });
         stop.cancel();
         if has_ended.recv_timeout(HEARTBEAT_END) == Err(RecvTimeoutError::Disconnected) {
             // A panic on the heartbeat thread has been printed by the panic hook; there is no more to say.
@@ -128,11 +128,18 @@ async fn on_stage(engine: Loop, shutdown: &Shutdown) -> Report {
 
 /// Runs `future` on a runtime of its own on this thread. What it leaves on the runtime's blocking pool (name
 /// look-ups that hang, say) is not waited for.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+///
+/// It runs as a task: what the runtime blocks on itself is woken by a system call even on its own thread, and the answer
+/// of a source comes by a task of this runtime.
+fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     let runtime = Builder::new_current_thread().enable_all().build().expect("the system gives a runtime");
-    let output = runtime.block_on(future);
+    let output = runtime.block_on(async {
+        let mut task = JoinSet::new();
+        task.spawn(future);
+        task.join_next().await.expect("it was spawned")
+    });
     runtime.shutdown_background();
-    output
+    output.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbeat) {

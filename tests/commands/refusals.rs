@@ -140,6 +140,23 @@ fn a_file_that_is_no_queue_is_named_and_left_as_it_is() {
     }
 }
 
+/// Whoever runs the records would take a job among them for one that has failed.
+#[test]
+fn a_job_is_not_put_among_the_records_of_a_command() {
+    let place = Place::new();
+    place.write("in", "one\n");
+    place.good(["each", "-q", "--db", "records.db", "-i", "in", "--", "true"]);
+    for args in [&["enqueue", "k"][..], &["enqueue", "each", "2\ttwo"], &["enqueue", "--json-lines", "-"]] {
+        let mut args = args.to_vec();
+        args.extend(["-s", "records.db"]);
+        let ran = place.feed(&args, "{\"kind\":\"k\"}\n");
+        assert_eq!((ran.code(), ran.stdout()), (69, String::new()), "{args:?}");
+        assert!(ran.stderr().contains("the records of a `tidegate each --db`"), "{}", ran.stderr());
+    }
+    let said = place.good(["stats", "-s", "records.db", "--json"]).json().remove(0);
+    assert_eq!((&said["done"], &said["ready"]), (&1.into(), &0.into()), "{said}");
+}
+
 #[test]
 fn an_input_that_can_not_be_read_is_named_and_nothing_is_made() {
     let place = Place::new();

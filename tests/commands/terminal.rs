@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Stdio};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use tidegate::{Inspect, NewJob};
 
+use crate::pty::terminal;
 use crate::support::Place;
 
 /// A terminal, on whose other end a program runs.
@@ -19,17 +18,11 @@ struct Terminal {
 impl Terminal {
     /// Runs the program with all three streams on a terminal as wide as this.
     fn run(place: &Place, columns: u16, args: &[&str]) -> Self {
-        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-        grantpt(&near).and_then(|()| unlockpt(&near)).expect("it is ours");
-        let name = ptsname(&near, Vec::new()).expect("it has a name");
-        let path = name.to_str().expect("plain ASCII");
-        let far = File::options().read(true).write(true).open(path).expect("its other end");
-        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&far, size).expect("a size");
+        let (near, far) = terminal(columns);
         let end = || Stdio::from(far.try_clone().expect("a descriptor"));
         let mut command = place.command(args);
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("it is built");
-        Self { near: File::from(near), child }
+        Self { near, child }
     }
 
     /// What is on the screen once it says `last`.

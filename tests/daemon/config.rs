@@ -174,6 +174,16 @@ fn the_other_commands_find_the_queue_that_the_configuration_names() {
     assert!(listed.code() == 0 && listed.stdout().contains("work"), "{}{}", listed.stdout(), listed.stderr());
     let other = tidegate(&["stats", "--source", "sqlite:other"], Some("etc/tidegate.toml"));
     assert!(other.code() == 69 && other.stderr().contains("other"), "{}", other.stderr());
+    let theirs = rusqlite::Connection::open(place.path("etc/theirs.db")).expect("a new file");
+    theirs.execute_batch("CREATE TABLE theirs (x)").expect("a table");
+    for (adopt, code) in [("false", 69), ("true", 0)] {
+        let config = format!("source = \"theirs.db\"\n[sqlite]\nadopt = {adopt}\nmax_dead = \"no number\"\n");
+        place.write("etc/tidegate.toml", config);
+        for args in [&["enqueue", "work"][..], &["stats"]] {
+            let ran = tidegate(args, Some("etc/tidegate.toml"));
+            assert_eq!(ran.code(), code, "{args:?}, adopt = {adopt}: {}", ran.stderr());
+        }
+    }
     place.write("etc/tidegate.toml", "source = 5\n");
     let refused = tidegate(&["stats"], Some("etc/tidegate.toml"));
     assert_eq!(refused.code(), 78);

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ const OF_RESQUE: &str = r#"{"class":"First","args":[1]}"#;
 fn without_time<T: Send + 'static>(
     body: impl Future<Output = T> + Send + 'static,
 ) -> (Receiver<T>, thread::JoinHandle<()>) {
-    let (tell, told) = channel();
+    let (tell, told) = sync_channel(1);
     let run = move || {
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
-            let (release, held) = channel::<()>();
+            let (release, held) = sync_channel::<()>(1);
             let held = tokio::task::spawn_blocking(move || held.recv());
             let _ = tell.send(body.await);
             drop(release);

@@ -22,7 +22,7 @@ use crate::retry::Fnv;
 pub(super) const QUEUE: &str = "each";
 
 /// The name of the note about the input.
-pub(crate) const NOTE: &str = "each input";
+const NOTE: &str = "each input";
 
 /// What stands before a record in its job takes at most so many bytes.
 const PREFIX_BYTES: usize = 24;
@@ -128,6 +128,19 @@ fn holds_others(store: &Sqlite) -> Result<bool, String> {
     let runtime = Builder::new_current_thread().build().map_err(|error| error.to_string())?;
     let counts = runtime.block_on(store.counts()).map_err(|error| Chain(&error).to_string())?;
     Ok(counts.unfinished() + counts.dead + counts.done > 0)
+}
+
+/// Refuses a file with records: jobs of another sort among them would be taken for records that have failed.
+///
+/// # Errors
+/// If it has some, or can't be asked.
+pub(crate) fn refuse_records(store: &Sqlite) -> Result<(), Error> {
+    if store.has_note(NOTE)? {
+        let what =
+            "the file holds the records of a `tidegate each --db`, which must run them: name another file";
+        return Err(Error::invalid(what));
+    }
+    Ok(())
 }
 
 /// A lock beside the file rather than on it: SQLite's own locks end when anybody in the process closes the file.

@@ -1,7 +1,7 @@
 //! How far it has got, while it runs: [`Figures`], and the [`Console`] that shows them.
 //!
-//! On a terminal a bar, drawn by a thread of its own from counters that cost the runtime nothing; elsewhere a
-//! plain line now and then. Whoever writes to the terminal asks the console, so that nothing is written into
+//! On a terminal that can draw there is a bar, drawn by a thread of its own from counters that cost the runtime
+//! nothing; elsewhere a plain line now and then. Whoever writes to the terminal asks the console, so that nothing is written into
 //! the bar.
 
 use std::fmt;
@@ -77,7 +77,7 @@ impl fmt::Display for Figures {
 /// When to show progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Show {
-    /// A bar on a terminal, plain lines elsewhere.
+    /// A bar on a terminal that can draw one, plain lines elsewhere.
     Auto,
     /// A line every 30 s.
     Plain,
@@ -99,8 +99,9 @@ impl Console {
     /// `size` is how many bytes the input has, where that is known.
     pub(super) fn new(show: Show, size: Option<u64>, figures: Arc<Figures>) -> Self {
         let on_terminal = show == Show::Auto && io::stderr().is_terminal();
-        let bar = on_terminal.then(|| bar(size, figures.clone()));
-        let plain = !on_terminal && show != Show::Never;
+        // A terminal that can't draw (`TERM` is `dumb`, or not set) hides the bar; it can show lines.
+        let bar = on_terminal.then(|| bar(size, figures.clone())).filter(|bar| !bar.is_hidden());
+        let plain = bar.is_none() && show != Show::Never;
         Self { figures, bar, stdout_shows: io::stdout().is_terminal(), plain }
     }
 

@@ -3,7 +3,7 @@
 use super::config::Settings;
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
-use crate::cli::each::db::NOTE;
+use crate::cli::each::db::refuse_records;
 use crate::error::Error;
 
 /// Opens it. A file is made if it is not there.
@@ -43,10 +43,6 @@ pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
         builder = builder.adopt(adopt);
     }
     let jobs = builder.open()?;
-    if jobs.has_note(NOTE)? {
-        let what =
-            "the file holds the records of a `tidegate each --db`, which must run them: name another file";
-        return Err(Error::invalid(what));
-    }
+    refuse_records(&jobs)?;
     Ok(jobs.backend())
 }
