@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tidegate::{Outcome, Registry};
@@ -27,11 +26,6 @@ fn show(scene: &Scene) -> Value {
 
 fn api(scene: &Scene, args: &[&str]) {
     Ruby::json("api.rb", args, &scene.url);
-}
-
-/// In seconds since 1970.
-pub(crate) fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set").as_secs_f64()
 }
 
 #[test]
@@ -117,7 +111,7 @@ fn a_worker_that_was_given_no_policy_retries_by_sidekiqs_formula_and_gives_up_wi
         (r#""jid":"b","retry_count":10"#, 14_656, 14_776),
         (r#""jid":"c","retry_count":23"#, 331_791, 332_041),
     ];
-    let begun = now();
+    let begun = scene.now();
     for fields in WAITS.map(|(fields, ..)| fields).iter().chain(&[r#""jid":"d","retry_count":24"#]) {
         scene.ask(&["LPUSH", "queue:default", &format!(r#"{{"class":"Print","args":[],{fields}}}"#)]);
     }
@@ -126,7 +120,7 @@ fn a_worker_that_was_given_no_policy_retries_by_sidekiqs_formula_and_gives_up_wi
     let worker =
         Running::start_with(&scene.redis(Style::Millis), registry, |worker| worker, |presence| presence);
     until("all have failed", || worker.handle.stats().failed == 4 && scene.count(&["ZCARD", "retry"]) == 3);
-    let ended = now();
+    let ended = scene.now();
     let waiting = scene.server.command(&["ZRANGE", "retry", "0", "-1", "WITHSCORES"]).texts();
     for (pair, (fields, least, most)) in waiting.chunks(2).zip(WAITS) {
         let jid = fields.split(',').next().expect("an id");

@@ -6,7 +6,6 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::failures::now;
 use crate::peers::{Ruby, SidekiqWeb};
 use crate::redis::{Folder, Process, until};
 use crate::scene::{Scene, number};
@@ -65,7 +64,7 @@ fn the_program_retries_by_sidekiqs_formula_unless_it_is_told_otherwise() {
          [kinds.Grows]\n{fails} {{ initial = \"1000s\" }}\n[kinds.Named]\n{fails} {{ formula = \"exponential\" }}\n"
     );
     let mut program = start(&folder, &scene, &kinds);
-    let begun = now();
+    let begun = scene.now();
     let waits = [
         ("Usual", 20_751.0, 20_881.0),
         ("Capped", 300.0, 300.0),
@@ -79,7 +78,7 @@ fn the_program_retries_by_sidekiqs_formula_unless_it_is_told_otherwise() {
     }
     scene.server.command(&["SADD", "queues", "default"]);
     until("all have failed", || scene.count(&["ZCARD", "retry"]) == 4);
-    let ended = now();
+    let ended = scene.now();
     let waiting = scene.server.command(&["ZRANGE", "retry", "0", "-1", "WITHSCORES"]).texts();
     for (kind, least, most) in waits {
         let pair = waiting.chunks(2).find(|pair| pair[0].contains(kind)).expect("it waits");

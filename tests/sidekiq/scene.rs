@@ -60,6 +60,12 @@ impl Scene {
         self.server.command(parts).number()
     }
 
+    /// The server's clock, in seconds since 1970.
+    pub(crate) fn now(&self) -> f64 {
+        let time = self.server.command(&["TIME"]).texts();
+        format!("{}.{:0>6}", time[0], time[1]).parse().expect("a number")
+    }
+
     /// What jobs of the peer have told in a list: `peer:began` or `peer:ran`.
     pub(crate) fn told(&self, list: &str) -> Vec<Value> {
         let entries = self.server.command(&["LRANGE", list, "0", "-1"]).texts();
