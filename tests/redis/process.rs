@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -54,23 +55,40 @@ pub(crate) fn missing(what: &str, remedy: &str) {
 
 /// A port of the loopback that nobody listened on just now.
 ///
-/// Below those that the system gives to outgoing connections: a server that is started again finds it free.
+/// Below those that the system gives to outgoing connections, and no other test process gets it as long as this one runs:
+/// a server that is started again finds it free, and who looks for one that is away finds no other test's.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let end = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
-    let (start, end) = if end > 12_000 { (end - 10_000, end) } else { (50_000, 60_000) };
-    // Processes begin far from each other; 7919 is prime to the size of the range.
-    let offset = std::process::id().wrapping_mul(7919) % u32::from(end - start);
-    for _ in start..end {
-        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = u32::from(start) + (offset + step) % u32::from(end - start);
-        let port = u16::try_from(port).expect("it is below the end");
+    static RANGE: LazyLock<(u16, Option<File>)> = LazyLock::new(port_range);
+    for _ in 0..RANGE_PORTS {
+        let port = RANGE.0 + NEXT.fetch_add(1, Ordering::Relaxed) % RANGE_PORTS;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
     }
-    panic!("no port is free from {start} to {end}");
+    panic!("no port is free from {} to {}", RANGE.0, RANGE.0 + RANGE_PORTS);
+}
+
+/// More than the servers and proxies of one test program that live at the same time.
+const RANGE_PORTS: u16 = 1_000;
+
+/// The first port of a range that is this process's own, and what keeps others from it.
+fn port_range() -> (u16, Option<File>) {
+    const RANGES: u16 = 10;
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    let start = if end > 12_000 { end - RANGES * RANGE_PORTS } else { 50_000 };
+    for number in 0..RANGES {
+        let path = std::env::temp_dir().join(format!("tidegate-test-ports-{number}"));
+        let Ok(file) = OpenOptions::new().write(true).create(true).truncate(false).open(path) else {
+            continue;
+        };
+        if file.try_lock().is_ok() {
+            return (start + number * RANGE_PORTS, Some(file));
+        }
+    }
+    // So many at once, or other users' files: they share.
+    (start + (std::process::id() % u32::from(RANGES)) as u16 * RANGE_PORTS, None)
 }
 
 /// A folder of the test's own. Goes with all that is in it when it is dropped.

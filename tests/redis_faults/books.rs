@@ -106,6 +106,16 @@ impl Books {
         })
     }
 
+    /// What was accepted and never run, in order.
+    pub(crate) fn never_run(&self) -> Vec<u64> {
+        self.entries(|entries| {
+            let ran: HashSet<u64> = entries.runs.iter().map(|run| run.0).collect();
+            let mut lost: Vec<u64> = entries.accepted.difference(&ran).copied().collect();
+            lost.sort_unstable();
+            lost
+        })
+    }
+
     /// How many attempts were run again, though their run before was not one of `undone`, by the numbers of the runs.
     pub(crate) fn unexplained_beyond(&self, undone: &[std::ops::Range<usize>]) -> usize {
         self.entries(|entries| {

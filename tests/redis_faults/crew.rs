@@ -96,6 +96,19 @@ pub(crate) async fn dismiss(crew: Vec<Running>) -> u64 {
 pub(crate) fn settled_once(server: &RedisServer, books: &Books, what: &str) -> Balance {
     let balance = books.balance();
     println!("{what}: {balance:?}");
+    if balance.lost > 0 {
+        let ask = |parts: &[&str]| server.command(parts).number();
+        println!(
+            "{} processed; {} in the queue, {} held, {} leased, {} retried, {} dead; never run: {:?}",
+            processed(server),
+            ask(&["LLEN", "queue:default"]),
+            ask(&["HLEN", "tidegate:held"]),
+            ask(&["ZCARD", "tidegate:leases"]),
+            ask(&["ZCARD", "retry"]),
+            ask(&["ZCARD", "dead"]),
+            books.never_run(),
+        );
+    }
     assert_eq!((balance.lost, balance.unexpected), (0, 0), "{what}: {balance:?}");
     for key in ["dead", "retry", "schedule", "tidegate:leases"] {
         assert_eq!(server.command(&["ZCARD", key]).number(), 0, "{what}: {key}");
