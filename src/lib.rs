@@ -100,7 +100,7 @@ pub use registry::{KindOptions, Registry};
 pub use retry::RetryPolicy;
 pub use scope::{Scope, ScopeError};
 pub use shutdown::{Phase, Shutdown};
-pub use source::{Connect, Delivery, FetchRequest, Intake, Settled, Settlement, Source, Stale};
+pub use source::{Connect, Delivery, FetchRequest, Intake, RetryFormula, Settled, Settlement, Source, Stale};
 pub use worker::{
     ConnectionState, Dispatcher, ReconnectPolicy, Report, State, Stats, StopCause, UnknownKind, Worker,
     WorkerBuilder, WorkerHandle,

@@ -9,14 +9,17 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::job::Job;
 use crate::outcome::Outcome;
-use crate::source::Settlement;
+use crate::source::{RetryFormula, Settlement};
 
 /// How often, how soon and for how long a failing job is tried again.
 ///
-/// The wait before attempt *n* + 1 is `initial × factor^(n−1)`, at most `cap`, of which a random part of up
+/// By default, the wait before attempt *n* + 1 is `initial × factor^(n−1)`, at most `cap`, of which a random part of up
 /// to `jitter` is taken off. The defaults (1 s, 2, 1 h, a quarter, 20 attempts) spread a job's attempts over
 /// about nine hours: an outage overnight is survived, and a job that can't succeed is in the dead letters
 /// the next day.
+///
+/// [`sidekiq`](Self::sidekiq) is another formula. It is what a worker goes by that was given no policy and takes jobs in
+/// Sidekiq's layout.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,6 +30,7 @@ use crate::source::Settlement;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
+    formula: RetryFormula,
     initial: Duration,
     factor: f64,
     cap: Duration,
@@ -38,6 +42,7 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
+            formula: RetryFormula::Exponential,
             initial: Duration::from_secs(1),
             factor: 2.0,
             cap: Duration::from_secs(3600),
@@ -54,6 +59,30 @@ impl RetryPolicy {
         Self::default().max_attempts(1)
     }
 
+    /// As Sidekiq 8 retries (`sidekiq/sidekiq`, `lib/sidekiq/job_retry.rb`): with *n* failures before this one, the wait is
+    /// *n*⁴ + 15 s, and a whole number of seconds below 10 × (*n* + 1) that chance adds. (Sidekiq 7 adds about the same,
+    /// in steps of *n* + 1 seconds.) 26 attempts in all, which is 25 retries, spread over about three weeks.
+    ///
+    /// A job's own `retry` and `retry_for` go before this, as a job's own number of attempts always does.
+    ///
+    /// [`cap`](Self::cap), [`max_attempts`](Self::max_attempts) and [`max_age`](Self::max_age) may be set, and there is no
+    /// cap by default. [`initial`](Self::initial), [`factor`](Self::factor) and [`jitter`](Self::jitter) have no place in
+    /// this formula: set to anything but their default they are refused by [`validate`](Self::validate).
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tidegate::{Job, JobId, Kind, RetryPolicy};
+    ///
+    /// let job = Job::new(JobId::new("1"), Kind::new("HardJob"), "[]".into(), SystemTime::now());
+    /// let wait = RetryPolicy::sidekiq().wait(&job, 3, 7);
+    /// let least = Duration::from_secs(2u64.pow(4) + 15);
+    /// assert!(wait >= least && wait < least + Duration::from_secs(30));
+    /// ```
+    pub fn sidekiq() -> Self {
+        let (formula, cap) = (RetryFormula::Sidekiq, Duration::MAX);
+        Self { formula, cap, max_attempts: 1 + SIDEKIQ_RETRIES, ..Self::default() }
+    }
+
     /// The wait after the first failure. Default 1 s.
     #[must_use]
     pub fn initial(mut self, wait: Duration) -> Self {
@@ -68,7 +97,7 @@ impl RetryPolicy {
         self
     }
 
-    /// The longest wait. Default one hour.
+    /// The longest wait. Default one hour; with Sidekiq's formula none.
     #[must_use]
     pub fn cap(mut self, cap: Duration) -> Self {
         self.cap = cap;
@@ -82,7 +111,8 @@ impl RetryPolicy {
         self
     }
 
-    /// How many attempts a job has in all, from 1; a job that carries its own number keeps it. Default 20.
+    /// How many attempts a job has in all, from 1; a job that carries its own number keeps it. Default
+    /// 20; with Sidekiq's formula 26.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
@@ -115,6 +145,9 @@ impl RetryPolicy {
         if self.max_attempts == 0 {
             return Err(Error::invalid("retry max_attempts is 0: it must be at least 1 (1 means no retry)"));
         }
+        if self.formula == RetryFormula::Sidekiq {
+            return self.validate_sidekiq();
+        }
         if self.initial > self.cap {
             return Err(Error::invalid(format!(
                 "retry initial wait {:?} is longer than its cap {:?}",
@@ -124,10 +157,31 @@ impl RetryPolicy {
         Ok(())
     }
 
+    /// What says how exponential waits grow is not to stand there in vain.
+    fn validate_sidekiq(&self) -> Result<(), Error> {
+        let usual = Self::default();
+        let set = [
+            ("initial", self.initial != usual.initial),
+            ("factor", self.factor != usual.factor),
+            ("jitter", self.jitter != usual.jitter),
+        ];
+        match set.into_iter().find(|(_, set)| *set) {
+            Some((name, _)) => Err(Error::invalid(format!(
+                "retry {name} is set, and has no meaning in Sidekiq's formula: leave it out, or take exponential waits"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// How long to wait after the failure of `attempt` (from 1), under `seed`.
     pub fn wait(&self, job: &Job, attempt: u32, seed: u64) -> Duration {
-        let whole = backoff(self.initial, self.factor, self.cap, attempt);
-        less_jitter(whole, self.jitter, unit_random((seed, &job.id, attempt)))
+        let chance = unit_random((seed, &job.id, attempt));
+        match self.formula {
+            RetryFormula::Exponential => {
+                less_jitter(backoff(self.initial, self.factor, self.cap, attempt), self.jitter, chance)
+            }
+            RetryFormula::Sidekiq => sidekiq(attempt, chance).min(self.cap),
+        }
     }
 
     /// What becomes of `job` after its `attempt`-th run ended in `outcome`, `age` after it was enqueued.
@@ -146,6 +200,27 @@ impl RetryPolicy {
             }
         }
     }
+}
+
+impl From<RetryFormula> for RetryPolicy {
+    /// The policy of that formula, with its defaults.
+    fn from(formula: RetryFormula) -> Self {
+        match formula {
+            RetryFormula::Exponential => Self::default(),
+            RetryFormula::Sidekiq => Self::sidekiq(),
+        }
+    }
+}
+
+/// How often Sidekiq retries a job that does not say it.
+const SIDEKIQ_RETRIES: u32 = 25;
+
+/// Sidekiq's wait after the failure of `attempt` (from 1), by a `random` from 0 to just under 1; never overflows. What
+/// Sidekiq calls the count is 0 at the first failure.
+fn sidekiq(attempt: u32, random: f64) -> Duration {
+    let count = u64::from(attempt.saturating_sub(1));
+    let jitter = (random * (10 * (count + 1)) as f64) as u64;
+    Duration::from_secs(count.saturating_pow(4).saturating_add(15).saturating_add(jitter))
 }
 
 /// `initial × factor^(step − 1)`, at most `cap`; never overflows.
@@ -231,6 +306,7 @@ mod tests {
     fn policy() -> impl Strategy<Value = RetryPolicy> {
         (time(), time(), part(1.0, 100.0), part(0.0, 1.0), 1u32.., proptest::option::of(time())).prop_map(
             |(one, other, factor, jitter, max_attempts, max_age)| RetryPolicy {
+                formula: RetryFormula::Exponential,
                 initial: one.min(other),
                 factor,
                 cap: one.max(other),
@@ -325,6 +401,21 @@ mod tests {
         }
 
         #[test]
+        fn a_wait_of_sidekiq_lies_within_its_jitter_and_is_always_the_same(
+            attempt in attempt(), seed in any::<u64>(), id in "[a-z0-9]{0,30}", cap in time(),
+        ) {
+            let policy = RetryPolicy::sidekiq();
+            let wait = policy.wait(&job(&id, None), attempt, seed);
+            prop_assert_eq!(wait, RetryPolicy::sidekiq().wait(&job(&id, Some(3)), attempt, seed));
+            let count = u128::from(attempt - 1);
+            let least = count.pow(4) + 15;
+            let bounds = least.min(u64::MAX.into())..(least + 10 * (count + 1)).min(u128::from(u64::MAX) + 1);
+            prop_assert!(bounds.contains(&u128::from(wait.as_secs())), "{wait:?} is not in {bounds:?}");
+            prop_assert_eq!(wait.subsec_nanos(), 0);
+            prop_assert_eq!(policy.cap(cap).wait(&job(&id, None), attempt, seed), wait.min(cap));
+        }
+
+        #[test]
         fn chance_is_from_0_to_just_under_1(key in any::<(u64, u32)>()) {
             prop_assert!((0.0..1.0).contains(&unit_random(key)));
         }
@@ -355,6 +446,58 @@ mod tests {
         assert!(waits[12..].iter().all(|wait| *wait == 3600));
         let hours = waits.iter().sum::<u64>() / 3600;
         assert_eq!(hours, 8, "about nine hours less a part of the jitter");
+    }
+
+    #[test]
+    fn the_waits_of_sidekiq_are_those_of_its_formula() {
+        // Of `count` from 0 to 24, what (count ** 4) + 15 is in Ruby.
+        const LEAST: [u64; 25] = [
+            15, 16, 31, 96, 271, 640, 1311, 2416, 4111, 6576, 10_015, 14_656, 20_751, 28_576, 38_431, 50_640,
+            65_551, 83_536, 104_991, 130_336, 160_015, 194_496, 234_271, 279_856, 331_791,
+        ];
+        let policy = RetryPolicy::sidekiq();
+        assert!(policy.validate().is_ok());
+        let mut whole = 0;
+        for (count, least) in (0..).zip(LEAST) {
+            let jitters: Vec<u64> = (0..20_000)
+                .map(|seed| policy.wait(&job("a", None), count + 1, seed).as_secs() - least)
+                .collect();
+            // rand(10 * (count + 1)): each whole number of seconds below that.
+            let most = 10 * (u64::from(count) + 1);
+            let mut seen: Vec<u64> = jitters.clone();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, (0..most).collect::<Vec<_>>(), "count {count}");
+            let mean = jitters.iter().sum::<u64>() as f64 / jitters.len() as f64;
+            let expected = (most - 1) as f64 / 2.0;
+            assert!((mean / expected - 1.0).abs() < 0.05, "the mean for count {count} is {mean}");
+            whole += least + most / 2;
+            // The 25 retries after the first attempt; the failure of the 26th is the end.
+            let fail = Outcome::fail("no");
+            let settled = policy.settle(&job("a", None), count + 1, Duration::MAX, &fail, 0);
+            assert!(matches!(settled, Settlement::Retry { .. }), "{settled:?} after count {count}");
+        }
+        assert_eq!(
+            policy.settle(&job("a", None), 26, Duration::ZERO, &Outcome::fail("no"), 0),
+            Settlement::Reject
+        );
+        assert_eq!(whole / 86_400, 20, "about three weeks");
+    }
+
+    #[test]
+    fn what_is_set_for_exponential_waits_is_refused_with_sidekiqs() {
+        let second = Duration::from_secs(1);
+        for (name, policy) in [
+            ("initial", RetryPolicy::sidekiq().initial(2 * second)),
+            ("factor", RetryPolicy::sidekiq().factor(3.0)),
+            ("jitter", RetryPolicy::sidekiq().jitter(0.0)),
+        ] {
+            let error = policy.validate().expect_err(name);
+            assert!(error.is_invalid_input() && error.to_string().contains(name), "{error}");
+        }
+        let policy = RetryPolicy::sidekiq().cap(second).max_attempts(3).max_age(second);
+        assert!(policy.validate().is_ok());
+        assert_eq!(policy.wait(&job("a", None), 9, 0), second);
     }
 
     #[test]

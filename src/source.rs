@@ -101,12 +101,25 @@ pub struct Intake {
     pub source: Arc<dyn Connect<dyn Source>>,
     /// Makes the heartbeat's sessions; `None` for a source without leases to renew.
     pub renew: Option<Arc<dyn Connect<dyn Renew>>>,
+    /// By which formula its failed jobs wait for the next attempt when nobody has set a policy.
+    pub retry: RetryFormula,
+}
+
+/// By which formula the waits between a job's attempts grow. [`RetryPolicy`](crate::RetryPolicy) has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryFormula {
+    /// [`RetryPolicy::default`](crate::RetryPolicy::default).
+    #[default]
+    Exponential,
+    /// [`RetryPolicy::sidekiq`](crate::RetryPolicy::sidekiq).
+    Sidekiq,
 }
 
 impl Intake {
     /// From a maker of sources.
     pub fn new(source: Arc<dyn Connect<dyn Source>>) -> Self {
-        Self { source, renew: None }
+        Self { source, renew: None, retry: RetryFormula::default() }
     }
 
     /// From a source that needs no connection, and so is never made anew.
@@ -118,6 +131,13 @@ impl Intake {
     #[must_use]
     pub fn renewed_by(mut self, renew: Arc<dyn Connect<dyn Renew>>) -> Self {
         self.renew = Some(renew);
+        self
+    }
+
+    /// The same, with a formula for the waits after failures: for a source whose jobs others retry too.
+    #[must_use]
+    pub fn retried_by(mut self, formula: RetryFormula) -> Self {
+        self.retry = formula;
         self
     }
 

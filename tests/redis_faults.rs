@@ -26,6 +26,8 @@ mod fleet;
 mod network;
 #[path = "redis_faults/outages.rs"]
 mod outages;
+#[path = "redis_faults/plain.rs"]
+mod plain;
 #[path = "redis_faults/servers.rs"]
 mod servers;
 #[path = "redis_faults/steps.rs"]

@@ -11,6 +11,8 @@ mod connections;
 mod errors;
 #[path = "redis_links/fake.rs"]
 mod fake;
+#[path = "redis_links/idle.rs"]
+mod idle;
 #[path = "redis_links/rig.rs"]
 mod rig;
 #[path = "redis_links/sentinel.rs"]

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::each::db::refuse_records;
 use super::excerpt::escaped;
-use super::run::config::source_of;
+use super::run::config::url_of;
 use super::{Exit, refuse};
 use crate::backend::sqlite::Sqlite;
 use crate::backend::{self, Backend};
@@ -77,10 +77,7 @@ impl Store {
     pub(super) fn open(args: &SourceArgs, purpose: Purpose) -> Result<Self, Exit> {
         let (url, adopt) = match (&args.source, &args.config) {
             (Some(source), _) => (url(source).map_err(|why| refuse(Exit::Usage, why))?, false),
-            (None, Some(config)) => {
-                let (source, adopt) = source_of(config).map_err(|refused| refuse(Exit::Config, refused))?;
-                (source.url().to_owned(), adopt)
-            }
+            (None, Some(config)) => url_of(config).map_err(|refused| refuse(Exit::Config, refused))?,
             (None, None) => (DEFAULT.to_owned(), false),
         };
         let file = backend::sqlite_path(&url).map(Path::new);

@@ -112,7 +112,8 @@ impl WorkerBuilder {
             dispatcher: Dispatcher::OwnThread,
             seed: rand_seed(),
         };
-        Self { intake, registry, name: "default".to_owned(), retry: RetryPolicy::default(), limits }
+        let retry = RetryPolicy::from(intake.retry);
+        Self { intake, registry, name: "default".to_owned(), retry, limits }
     }
 
     /// What the worker is called in metrics, logs and thread names. Default `default`; give each worker of a
@@ -180,7 +181,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How failures are retried, unless a kind says otherwise.
+    /// How failures are retried, unless a kind says otherwise. Default: as the source has it ([`Intake::retry`]), which
+    /// is [`RetryPolicy::default`], and for jobs in Sidekiq's layout [`RetryPolicy::sidekiq`].
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self

@@ -66,7 +66,7 @@ pub(crate) struct Fixture {
     /// By how much something may come late.
     pub(crate) slack: Duration,
     /// What must stay for as long as the store is used: the folder that it is in, say.
-    pub(crate) _kept: Option<Box<dyn Send + Sync>>,
+    _kept: Option<Box<dyn Send + Sync>>,
 }
 
 /// Ends the test, on one visible line, if the row has not the feature.
@@ -147,6 +147,13 @@ impl Fixture {
         };
         let producer = backend.enqueue().expect("a producer").clone();
         Self { backend, has, producer, source, renewer, ttl, slack, _kept: None }
+    }
+
+    /// The same with something that goes when it goes.
+    #[cfg(any(feature = "redis", feature = "sqlite"))]
+    pub(crate) fn keeping(mut self, what: impl Send + Sync + 'static) -> Self {
+        self._kept = Some(Box::new(what));
+        self
     }
 
     pub(crate) fn skip(&self, what: &str) {

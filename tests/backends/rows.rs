@@ -46,10 +46,13 @@ pub(crate) async fn sqlite() -> Option<Fixture> {
         .durability(Durability::Normal)
         .open()
         .expect("a new file");
-    let mut fixture = Fixture::of(sqlite.backend(), Features::ALL, ttl, PAUSED_SLACK).await;
-    fixture._kept = Some(Box::new(folder));
-    Some(fixture)
+    Some(Fixture::of(sqlite.backend(), Features::ALL, ttl, PAUSED_SLACK).await.keeping(folder))
 }
+
+/// What no row on a Redis server can do is not in this.
+#[cfg(feature = "redis")]
+const ON_REDIS: Features =
+    Features { priorities: false, quotas: false, places: false, history: false, ..Features::ALL };
 
 /// A server of the test's own, in Sidekiq's layout. Its clock is the real one, so a second is a tenth of one.
 #[cfg(feature = "redis")]
@@ -59,10 +62,7 @@ pub(crate) async fn redis() -> Option<Fixture> {
     let server = crate::redis_server::Options::new().start()?;
     let ttl = secs(20);
     let redis = Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(3).open().expect("good settings");
-    let has = Features { priorities: false, quotas: false, history: false, places: false, ..Features::ALL };
-    let mut fixture = Fixture::of(redis.backend(), has, ttl, REAL_SLACK).await;
-    fixture._kept = Some(Box::new(server));
-    Some(fixture)
+    Some(Fixture::of(redis.backend(), ON_REDIS, ttl, REAL_SLACK).await.keeping(server))
 }
 
 /// The same in Resque's layout, where a job waits until a whole second has come.
@@ -74,19 +74,9 @@ pub(crate) async fn resque() -> Option<Fixture> {
     let ttl = secs(20);
     let redis = Redis::builder(&server.url()).layout(Layout::Resque).lease_ttl(ttl).crash_limit(3);
     let redis = redis.open().expect("good settings");
-    let has = Features {
-        priorities: false,
-        quotas: false,
-        history: false,
-        places: false,
-        unique: false,
-        attributes: false,
-        ..Features::ALL
-    };
+    let has = Features { unique: false, attributes: false, ..ON_REDIS };
     let slack = Duration::from_secs(1) + REAL_SLACK;
-    let mut fixture = Fixture::of(redis.backend(), has, ttl, slack).await;
-    fixture._kept = Some(Box::new(server));
-    Some(fixture)
+    Some(Fixture::of(redis.backend(), has, ttl, slack).await.keeping(server))
 }
 
 /// The same, popped plainly by a user who may do what apisonator's access list allows.
@@ -99,21 +89,8 @@ pub(crate) async fn plain_pop() -> Option<Fixture> {
     let url = server.url().replacen("://", "://app:secret@", 1);
     let redis =
         Redis::builder(&url).layout(Layout::Resque).fetch(Fetch::PlainPop).open().expect("good settings");
-    let has = Features {
-        leases: false,
-        delayed: false,
-        priorities: false,
-        unique: false,
-        quotas: false,
-        order: true,
-        places: false,
-        attributes: false,
-        history: false,
-        exchange: true,
-    };
-    let mut fixture = Fixture::of(redis.backend(), has, secs(20), REAL_SLACK).await;
-    fixture._kept = Some(Box::new(server));
-    Some(fixture)
+    let has = Features { leases: false, delayed: false, unique: false, attributes: false, ..ON_REDIS };
+    Some(Fixture::of(redis.backend(), has, secs(20), REAL_SLACK).await.keeping(server))
 }
 
 /// On a machine that has other things to do too.

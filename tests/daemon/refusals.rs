@@ -38,7 +38,7 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ("[log]\ncolour = 1\n", "2:1: unknown key `colour` in [log]: there may be level or format\n"),
         (
             "[worker.retry]\ntries = 1\n",
-            "2:1: unknown key `tries` in [worker.retry]: there may be max_attempts,",
+            "2:1: unknown key `tries` in [worker.retry]: there may be formula, max_attempts,",
         ),
         ("\u{feff}[log]\r\n\tcolour = 1\r\n", "2:2: unknown key `colour`"),
         (
@@ -60,6 +60,10 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ("worker = 5\n", "1:10: worker must be a table, and is a whole number\n"),
         ("[redis]\n", "1:1: [redis] has no meaning when the source is no Redis server: leave it out\n"),
         ("[redis]\nlabels = \"eu\"\n", "redis.labels must be a list of texts"),
+        (
+            "[redis]\ntimes_in_seconds = \"yes\"\n",
+            "2:20: redis.times_in_seconds must be true or false, and is text (write it without quotes)\n",
+        ),
         (
             "[worker]\nmax_concurrent_jobs = \"5\"\n",
             "2:23: worker.max_concurrent_jobs must be a whole number from 1 to 1048576, and is text (write it without quotes)\n    2 | max_concurrent_jobs = \"5\"\n",
@@ -118,6 +122,18 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         (
             "[worker.retry]\ninitial = \"2h\"\n",
             "1:1: worker.retry: retry initial wait 7200s is longer than its cap 3600s\n",
+        ),
+        (
+            "[worker.retry]\nformula = \"sidkiq\"\n",
+            "2:11: worker.retry.formula must be exponential or sidekiq; did you mean `sidekiq`?\n",
+        ),
+        (
+            "[worker.retry]\nformula = \"sidekiq\"\njitter = 0.5\n",
+            "3:10: worker.retry.jitter has no meaning with the formula sidekiq: leave it out, or write formula = \"exponential\"\n",
+        ),
+        (
+            "[worker.retry]\nformula = \"sidekiq\"\n[kinds.a]\nexec = [\"true\"]\nretry = { formula = \"sidekiq\", initial = \"0s\" }\n",
+            "5:42: kinds.a.retry.initial has no meaning with the formula sidekiq",
         ),
         (
             "[worker.reconnect]\ncap = \"1ms\"\n",

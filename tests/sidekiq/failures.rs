@@ -102,6 +102,40 @@ fn what_is_given_up_here_stands_among_the_dead_and_runs_again_from_there() {
 }
 
 #[test]
+fn a_worker_that_was_given_no_policy_retries_by_sidekiqs_formula_and_gives_up_with_it() {
+    let Some(scene) = Scene::alone() else { return };
+    // How each stands after its last failure, and its wait after the next: count ** 4 + 15, and less than
+    // 10 * (count + 1) more.
+    const WAITS: [(&str, u64, u64); 3] = [
+        (r#""jid":"a","retry_count":2"#, 96, 136),
+        (r#""jid":"b","retry_count":10"#, 14_656, 14_776),
+        (r#""jid":"c","retry_count":23"#, 331_791, 332_041),
+    ];
+    let begun = scene.now();
+    for fields in WAITS.map(|(fields, ..)| fields).iter().chain(&[r#""jid":"d","retry_count":24"#]) {
+        scene.ask(&["LPUSH", "queue:default", &format!(r#"{{"class":"Print","args":[],{fields}}}"#)]);
+    }
+    scene.ask(&["SADD", "queues", "default"]);
+    let registry = Registry::new().handle_raw("Print", |_| async { Outcome::fail("no ink") });
+    let worker =
+        Running::start_with(&scene.redis(Style::Millis), registry, |worker| worker, |presence| presence);
+    until("all have failed", || worker.handle.stats().failed == 4 && scene.count(&["ZCARD", "retry"]) == 3);
+    let ended = scene.now();
+    let waiting = scene.server.command(&["ZRANGE", "retry", "0", "-1", "WITHSCORES"]).texts();
+    for (pair, (fields, least, most)) in waiting.chunks(2).zip(WAITS) {
+        let jid = fields.split(',').next().expect("an id");
+        assert!(pair[0].contains(jid), "{pair:?} is not {fields}");
+        let score: f64 = pair[1].parse().expect("a number");
+        let (least, most) = (begun + least as f64, ended + most as f64);
+        assert!((least..most).contains(&score), "{pair:?} is not from {least} to {most}");
+    }
+    // The failure of the 26th attempt, which is the 25th retry, is the last.
+    let dead = scene.server.command(&["ZRANGE", "dead", "0", "-1"]).texts();
+    assert!(dead.len() == 1 && dead[0].contains(r#""jid":"d""#), "{dead:?}");
+    worker.stop();
+}
+
+#[test]
 fn what_fails_at_sidekiq_is_retried_here() {
     let Some(scene) = Scene::with_sidekiq() else { return };
     let ids = Ruby::enqueue(&scene.url, "FailsUntilMended", &json!([[7]]), &json!({"retry": 5}));

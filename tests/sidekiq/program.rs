@@ -1,18 +1,20 @@
 //! `tidegate run` on a Redis server: it shows itself by itself, and is steered from Sidekiq's API.
 
+use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::peers::{Ruby, SidekiqWeb};
 use crate::redis::{Folder, Process, until};
 use crate::scene::{Scene, number};
 
-/// Starts it with this in its configuration.
-fn start(folder: &Folder, scene: &Scene, redis: &str) -> Process {
+/// Starts it with these tables in its configuration.
+fn start(folder: &Folder, scene: &Scene, tables: &str) -> Process {
     let (file, url) = (folder.file("tidegate.toml"), &scene.url);
     let config =
-        format!("source = \"{url}\"\n{redis}\n[log]\nformat = \"json\"\n[kinds.Shout]\nexec = [\"cat\"]\n");
+        format!("source = \"{url}\"\n{tables}\n[log]\nformat = \"json\"\n[kinds.Shout]\nexec = [\"cat\"]\n");
     std::fs::write(&file, config).expect("a file of ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let mut process = Process::start(command.arg("run").arg("--config").arg(file), &folder.file("output"));
@@ -50,4 +52,97 @@ fn the_program_hides_if_it_is_told_to() {
     until("it has run", || scene.ask(&["GET", "stat:processed"]) == "1");
     assert!(program.stop().success());
     assert_eq!(scene.count(&["EXISTS", "processes"]), 0);
+}
+
+#[test]
+fn the_program_retries_by_sidekiqs_formula_unless_it_is_told_otherwise() {
+    let Some(scene) = Scene::alone() else { return };
+    let folder = Folder::new();
+    let fails = "exec = [\"false\"]\nretry =";
+    let kinds = format!(
+        "[kinds.Usual]\nexec = [\"false\"]\n[kinds.Capped]\n{fails} {{ cap = \"5m\" }}\n\
+         [kinds.Grows]\n{fails} {{ initial = \"1000s\" }}\n[kinds.Named]\n{fails} {{ formula = \"exponential\" }}\n"
+    );
+    let mut program = start(&folder, &scene, &kinds);
+    let begun = scene.now();
+    let waits = [
+        ("Usual", 20_751.0, 20_881.0),
+        ("Capped", 300.0, 300.0),
+        ("Grows", 2700.0, 3600.0),
+        ("Named", 2700.0, 3600.0),
+    ];
+    for (number, (kind, ..)) in waits.iter().enumerate() {
+        // The thirteenth attempt of each.
+        let raw = format!(r#"{{"class":"{kind}","args":[],"jid":"{number}","retry_count":11}}"#);
+        scene.server.command(&["LPUSH", "queue:default", &raw]);
+    }
+    scene.server.command(&["SADD", "queues", "default"]);
+    until("all have failed", || scene.count(&["ZCARD", "retry"]) == 4);
+    let ended = scene.now();
+    let waiting = scene.server.command(&["ZRANGE", "retry", "0", "-1", "WITHSCORES"]).texts();
+    for (kind, least, most) in waits {
+        let pair = waiting.chunks(2).find(|pair| pair[0].contains(kind)).expect("it waits");
+        let score: f64 = pair[1].parse().expect("a number");
+        let (least, most) = (begun + least, ended + most);
+        assert!((least..=most).contains(&score), "{pair:?} is not from {least} to {most}");
+    }
+    assert!(program.stop().success());
+}
+
+/// The configuration of a daemon on this source.
+fn configuration(folder: &Folder, source: &str) -> PathBuf {
+    let file = folder.file("tidegate.toml");
+    let config =
+        format!("source = \"{source}\"\n[redis]\ntimes_in_seconds = true\n[kinds.Shout]\nexec = [\"cat\"]\n");
+    std::fs::write(&file, config).expect("a file of ours");
+    file
+}
+
+#[test]
+fn the_program_writes_times_as_sidekiq_7_does_if_it_is_told_to() {
+    let Some(scene) = Scene::alone() else { return };
+    let folder = Folder::new();
+    let file = configuration(&folder, &scene.url);
+    let enqueue = |args: &[&str], variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("enqueue").args(args).args(["Shout", "[]"]);
+        variable.map(|value| command.env("TIDEGATE_REDIS__TIMES_IN_SECONDS", value));
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let raw = scene.ask(&["LINDEX", "queue:default", "0"]);
+        let job: serde_json::Value = serde_json::from_str(&raw).expect("JSON");
+        let of_seconds = |name: &str| job[name].as_f64().is_some_and(|at| at > 1.0e9 && at < 1.0e11);
+        assert_eq!(of_seconds("created_at"), of_seconds("enqueued_at"), "{raw}");
+        of_seconds("created_at")
+    };
+    let config = file.to_str().expect("plain ASCII").to_owned();
+    let in_url = format!("{}?times=seconds", scene.url);
+    assert!(enqueue(&["--config", &config], None));
+    assert!(!enqueue(&["--config", &config], Some("false")));
+    assert!(enqueue(&["--source", &in_url], None));
+    assert!(!enqueue(&["--source", &scene.url], None));
+    let mut program = start(&folder, &scene, "[redis]\ntimes_in_seconds = true");
+    until("all have run", || scene.ask(&["GET", "stat:processed"]) == "4");
+    std::fs::write(&file, format!("source = \"{}\"\n[kinds.Shout]\nexec = [\"cat\"]\n", scene.url))
+        .expect("a file of ours");
+    program.signal(Signal::HUP);
+    program.says("\"redis.times_in_seconds\"");
+    assert!(program.stop().success());
+    // The year has four digits in the keys of Sidekiq 7, and two in those of 8.
+    let charts = scene.server.command(&["KEYS", "j|*"]).texts();
+    let day = |key: &String| key.split('|').nth(1).map(str::len);
+    assert!(!charts.is_empty() && charts.iter().all(|key| day(key) == Some(8)), "{charts:?}");
+}
+
+#[test]
+fn times_of_sidekiq_7_are_refused_in_another_layout() {
+    let folder = Folder::new();
+    let file = configuration(&folder, "redis://localhost?layout=resque");
+    for args in [&["run", "--check", "--config"][..], &["enqueue", "Shout", "[]", "--config"]] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).arg(&file).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = "tidegate.toml:3:20: redis.times_in_seconds makes no sense: times are written in Sidekiq's layout only";
+        assert!(output.status.code() == Some(78) && said.contains(expected), "{args:?}: {said}");
+    }
 }

@@ -60,6 +60,12 @@ impl Scene {
         self.server.command(parts).number()
     }
 
+    /// The server's clock, in seconds since 1970.
+    pub(crate) fn now(&self) -> f64 {
+        let time = self.server.command(&["TIME"]).texts();
+        format!("{}.{:0>6}", time[0], time[1]).parse().expect("a number")
+    }
+
     /// What jobs of the peer have told in a list: `peer:began` or `peer:ran`.
     pub(crate) fn told(&self, list: &str) -> Vec<Value> {
         let entries = self.server.command(&["LRANGE", list, "0", "-1"]).texts();
@@ -85,7 +91,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(redis: &Redis, registry: Registry) -> Self {
-        Self::start_with(redis, registry, |worker| worker, |presence| presence)
+        Self::start_with(redis, registry, patient, |presence| presence)
     }
 
     pub(crate) fn start_with(
@@ -94,8 +100,7 @@ impl Running {
         change: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
         dress: impl FnOnce(Presence) -> Presence,
     ) -> Self {
-        let retry = RetryPolicy::default().initial(Duration::from_secs(3600)).cap(Duration::from_secs(3600));
-        let builder = Worker::builder(redis.intake(), registry).max_concurrent_jobs(4).retry(retry);
+        let builder = Worker::builder(redis.intake(), registry).max_concurrent_jobs(4);
         let worker = change(builder).build().expect("good settings");
         let handle = worker.handle();
         let presence = Presence::new(Arc::new(redis.clone()), worker.handle());
@@ -122,6 +127,11 @@ impl Running {
         let thread = self.thread.take().expect("it has not been waited for");
         thread.join().expect("it does not panic")
     }
+}
+
+/// What fails waits until somebody makes it due.
+fn patient(worker: WorkerBuilder) -> WorkerBuilder {
+    worker.retry(RetryPolicy::default().initial(Duration::from_secs(3600)).cap(Duration::from_secs(3600)))
 }
 
 impl Drop for Running {

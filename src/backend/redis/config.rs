@@ -118,7 +118,8 @@ impl RedisBuilder {
     }
 
     /// Writes times as Sidekiq 7 and older do, in seconds with a fraction, for workers and dashboards of these. Default:
-    /// as Sidekiq 8 does, in whole milliseconds. Both are read.
+    /// as Sidekiq 8 does, in whole milliseconds. Both are read, and what is there keeps its own. In Sidekiq's layout only.
+    /// What the URL says goes before this.
     pub fn times_in_seconds(mut self) -> Self {
         self.times = Times::Seconds;
         self
@@ -153,6 +154,11 @@ impl RedisBuilder {
             return Err(Error::invalid(
                 "plain pop is there in Resque's layout only: say layout=resque, or leave plain pop out (Sidekiq sends \
                  scripts itself, so a server that it works on allows them)",
+            ));
+        }
+        if self.times == Times::Seconds && self.layout != Layout::Sidekiq {
+            return Err(Error::invalid(
+                "times are written in Sidekiq's layout only: leave out that they are to be in seconds, or the layout",
             ));
         }
         let ca = self.authorities()?;
@@ -205,13 +211,14 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
             "layout" => builder.layout = layout_of(value)?,
             "fetch" => builder.fetch = fetch_of(value)?,
             "prefix" => builder.prefix = Some(plain(value)?),
+            "times" => builder.times = times_of(value)?,
             "db" | "user" | "pass" if by_socket => left.push(pair),
             "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
             // Without its name, which may be a part of a password that should have been escaped.
             _ => {
                 return Err(Error::invalid(
                     "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque, \
-                     prefix=PREFIX and fetch=reliable|plain-pop, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
+                     prefix=PREFIX, fetch=reliable|plain-pop and times=milliseconds|seconds, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
                 ));
             }
         }
@@ -234,6 +241,16 @@ fn fetch_of(value: &str) -> Result<Fetch, Error> {
         _ => {
             Err(Error::invalid("the fetch in the URL of a Redis server is none: it is reliable or plain-pop"))
         }
+    }
+}
+
+fn times_of(value: &str) -> Result<Times, Error> {
+    match value {
+        "milliseconds" => Ok(Times::Millis),
+        "seconds" => Ok(Times::Seconds),
+        _ => Err(Error::invalid(
+            "the times in the URL of a Redis server are none: they are in milliseconds or seconds",
+        )),
     }
 }
 
@@ -279,6 +296,7 @@ fn target(info: &ConnectionInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::RetryFormula;
 
     #[test]
     fn a_url_is_never_repeated_with_its_password() {
@@ -305,6 +323,9 @@ mod tests {
         assert_eq!(redis.keys().queues, "a:b:queues");
         assert_eq!(open("redis://h?layout=resque").expect("a good URL").keys().queues, "resque:queues");
         assert_eq!(open("redis://h?layout=sidekiq&prefix=x:").expect("a good URL").keys().queues, "x:queues");
+        let times = |query: &str| open(&format!("redis://h?{query}")).expect("a good URL").0.times;
+        assert_eq!((times("times=seconds"), times("times=milliseconds")), (Times::Seconds, Times::Millis));
+        assert_eq!(times("times=seconds&times=milliseconds"), Times::Millis, "the last counts");
         let plain = open("redis://h?layout=resque&fetch=plain-pop").expect("a good URL").backend();
         assert!(plain.intake.renew.is_none() && plain.reclaim.is_none());
         let socket = open("redis+unix:///s?db=2&layout=resque").expect("a good URL");
@@ -315,6 +336,8 @@ mod tests {
             "?fetch=pop",
             "?fetch=plain-pop",
             "?fetch=plain-pop&layout=sidekiq",
+            "?times=hours",
+            "?times=seconds&layout=resque",
             "?secret=1",
             "?db=1",
             "?prefix=%zz",
@@ -324,6 +347,17 @@ mod tests {
             let error = open(&format!("redis://h{bad}")).map(drop).expect_err(bad);
             assert!(error.is_invalid_input() && !format!("{error:?}").contains("secret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn jobs_of_sidekiq_are_retried_by_its_formula_and_others_by_the_usual_one() {
+        let formula = |query: &str| {
+            let open = RedisBuilder::new(&format!("redis://h{query}")).open().expect("a good URL");
+            open.backend().intake.retry
+        };
+        assert_eq!(formula(""), RetryFormula::Sidekiq);
+        assert_eq!(formula("?layout=resque"), RetryFormula::Exponential);
+        assert_eq!(formula("?layout=resque&fetch=plain-pop"), RetryFormula::Exponential);
     }
 
     #[test]

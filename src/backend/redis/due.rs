@@ -95,6 +95,17 @@ pub(super) async fn all_queues(
     queues_in(answer).ok_or_else(|| nonsense(DOING))
 }
 
+/// The queues that are served by who was told of none: those that there are, and [`Queue::default`], which is to be
+/// waited for before there is one, since the first job on a server mostly comes there.
+pub(super) async fn served(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<Vec<Queue>, Error> {
+    let mut queues = all_queues(connection, keys).await?;
+    let first = Queue::default();
+    if let Err(place) = queues.binary_search(&first) {
+        queues.insert(place, first);
+    }
+    Ok(queues)
+}
+
 pub(super) fn queues_in(answer: Value) -> Option<Vec<Queue>> {
     let mut queues = Vec::new();
     for name in array(answer)? {

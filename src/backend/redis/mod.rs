@@ -11,7 +11,7 @@
 //! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
 //! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
 //! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
-//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time |
+//! | waking | at once, by blocking commands; for what another process made wait, within a second of its time; for the first job of a queue that was neither named nor there, and is not `default`, within a second |
 //!
 //! A job is moved from its queue into `tidegate:held` and given a lease in one step, so that whatever dies, it is in
 //! one of the two. Settlements and the next fetch share one exchange. The server must be Redis 6.2 or newer, or Valkey,
@@ -65,7 +65,7 @@ use super::Backend;
 use crate::enqueue::Enqueue;
 use crate::error::Error;
 use crate::lease::Renew;
-use crate::source::{Connect, Intake, Source};
+use crate::source::{Connect, Intake, RetryFormula, Source};
 
 /// The schemes of its URLs.
 pub(super) const SCHEMES: [&str; 5] = [SCHEME, "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"];
@@ -147,7 +147,8 @@ impl Redis {
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     ///
-    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX` and `fetch=plain-pop` (or `reliable`).
+    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`) and
+    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -181,9 +182,14 @@ impl Redis {
         &self.0.dial
     }
 
-    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for.
+    /// What a worker needs to take jobs from here: two connections, and one for each queue that it waits for. In Sidekiq's
+    /// layout failed jobs wait as [`RetryPolicy::sidekiq`](crate::RetryPolicy::sidekiq) has it, unless the worker or the
+    /// kind is given a policy.
     pub fn intake(&self) -> Intake {
-        let intake = Intake::new(Arc::new(self.clone()));
+        let mut intake = Intake::new(Arc::new(self.clone()));
+        if self.0.layout == Layout::Sidekiq {
+            intake = intake.retried_by(RetryFormula::Sidekiq);
+        }
         match self.0.fetch {
             Fetch::Reliable => intake.renewed_by(Arc::new(self.clone())),
             Fetch::PlainPop => intake,

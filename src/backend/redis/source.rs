@@ -24,7 +24,7 @@ use crate::lease::{Lease, later};
 use crate::source::{Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate};
 
 /// How often it is looked for what wakes nobody: a job that another process made wait for a time sooner than any that
-/// was known, a lease that another process began, a queue that is new.
+/// was known, a lease that another process began, a new queue that is not called `default`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often a fetch looks again for what takes the place of jobs that can't be handed out, before it answers with
@@ -357,12 +357,12 @@ impl Session {
         }
     }
 
-    /// The queues to wait for: those wanted, or all that there are.
+    /// The queues to wait for: those wanted, or all that are served.
     async fn queues(&self, wanted: &FetchRequest) -> Result<Vec<Queue>, Error> {
         if !wanted.queues.is_empty() {
             return Ok(wanted.queues.clone());
         }
         let mut connection = self.connection.clone();
-        due::all_queues(&mut connection, &self.shared.keys).await
+        due::served(&mut connection, &self.shared.keys).await
     }
 }

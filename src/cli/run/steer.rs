@@ -134,7 +134,7 @@ fn open(settings: &Settings, registry: Registry) -> Result<(Worker, Services), E
         .unknown_kind(set.unknown_kind)
         .reconnect(set.reconnect.clone())
         .build()?;
-    let RedisSettings { presence, tag, labels, reschedule, reschedule_times } = &settings.redis;
+    let RedisSettings { presence, tag, labels, reschedule, reschedule_times, .. } = &settings.redis;
     let rescheduler = match (reschedule, &backend.reschedule) {
         (None, _) => None,
         (Some(every), Some(store)) => {

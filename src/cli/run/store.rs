@@ -10,7 +10,9 @@ use crate::error::Error;
 ///
 /// Blocks for as long as the disk takes.
 pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
-    let Some(file) = settings.source.file() else { return backend::open(settings.source.url()) };
+    let Some(file) = settings.source.file() else {
+        return backend::open(&settings.redis.url(&settings.source));
+    };
     let set = &settings.sqlite;
     let mut builder = Sqlite::builder(file).max_payload_bytes(settings.worker.max_payload);
     if let Some(durability) = set.durability {

@@ -14,7 +14,6 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::backend::redis::exchange::{array, bytes};
 use crate::backend::redis::failure::nonsense;
@@ -57,7 +56,7 @@ impl Blocking {
         &self.bell
     }
 
-    /// Waits for a job of these queues until then, or until it is stopped, which `wake` tells the server by putting
+    /// Waits for a job of these queues until then, or until `ended` is, which `wake` tells the server by putting
     /// something into [`bell`](Self::bell). What is answered may be of a queue of an earlier call.
     ///
     /// # Cancel safety
@@ -66,7 +65,7 @@ impl Blocking {
         &self,
         queues: &[Queue],
         until: Instant,
-        stop: &CancellationToken,
+        ended: impl Future<Output = ()>,
         wake: impl FnOnce() -> W,
     ) -> Result<Option<(Queue, Bytes)>, Error>
     where
@@ -74,7 +73,7 @@ impl Blocking {
     {
         let over = async {
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = ended => {}
                 () = sleep_until(until) => {}
             }
         };

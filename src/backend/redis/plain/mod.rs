@@ -87,7 +87,7 @@ impl PlainSession {
         if !wanted.queues.is_empty() {
             return Ok(wanted.queues.clone());
         }
-        due::all_queues(&mut self.connection.clone(), &self.shared.keys).await
+        due::served(&mut self.connection.clone(), &self.shared.keys).await
     }
 
     /// Takes up to `most`, from the first of these queues first. `before` goes with it, and its answers are not looked
@@ -220,12 +220,12 @@ impl PlainSession {
         answer.into_iter().flatten().map(|answer| count(answer).unwrap_or(0)).collect()
     }
 
-    /// Waits for one job until then.
+    /// Waits for one job until then, or until `ended` is.
     async fn wait_for_one(
         &self,
         queues: &[Queue],
         until: Instant,
-        stop: &CancellationToken,
+        ended: impl Future<Output = ()>,
     ) -> Result<Taken, Error> {
         let wake = || async {
             let mut ring = redis::pipe();
@@ -233,7 +233,7 @@ impl PlainSession {
             ring.cmd("EXPIRE").arg(self.blocking.bell()).arg(60);
             self.send(DOING, &ring).await.map(drop)
         };
-        let popped = self.blocking.pop(queues, until, stop, wake).await?;
+        let popped = self.blocking.pop(queues, until, ended, wake).await?;
         let Some((queue, raw)) = popped else { return Ok(Taken::default()) };
         if queues.contains(&queue) {
             // Whether attempts of it have failed is not known yet.
@@ -327,16 +327,23 @@ impl Source for PlainSession {
             if !deliveries.is_empty() || now >= deadline {
                 return Ok(deliveries);
             }
-            if paused || queues.is_empty() {
+            if paused {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = sleep_until(deadline.min(now + NEWS)) => {}
-                    () = bell, if !paused => {}
                 }
                 continue;
             }
-            let again = if wanted.queues.is_empty() { NEWS } else { LOOK_AGAIN };
-            let taken = self.wait_for_one(&queues, deadline.min(now + again), stop).await?;
+            let all = wanted.queues.is_empty();
+            let again = if all { NEWS } else { LOOK_AGAIN };
+            let ended = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    // It may be the first job of a queue that nobody waits for yet.
+                    () = bell, if all => {}
+                }
+            };
+            let taken = self.wait_for_one(&queues, deadline.min(now + again), ended).await?;
             self.deliver(taken, &mut deliveries).await?;
             if !deliveries.is_empty() {
                 return Ok(deliveries);

@@ -200,6 +200,10 @@ end
 if room > 0 then
     if #names == 0 then
         names = redis.call('SMEMBERS', queues)
+        -- Whoever takes from all waits for this one too before there is one (`due::served`).
+        local known = false
+        for _, name in ipairs(names) do known = known or name == 'default' end
+        if not known then names[#names + 1] = 'default' end
         table.sort(names)
     end
     for _, name in ipairs(names) do

@@ -11,7 +11,8 @@ use serde::Deserialize as _;
 use serde::de::value::{Error as Unfit, MapDeserializer};
 
 use super::problem::{Origin, Problem};
-use super::settings::{Retry, WorkerSettings};
+use super::retry::Retry;
+use super::settings::WorkerSettings;
 use super::table::{Table, closest};
 use super::tree::{Key, Node, Value};
 use crate::cli::run::exec::{ExecSpec, MAX_OUTPUT};

@@ -14,6 +14,7 @@
 mod kinds;
 mod overlay;
 pub(super) mod problem;
+mod retry;
 mod settings;
 mod source;
 mod table;
@@ -124,12 +125,15 @@ pub(crate) fn load(place: &Place, overrides: &Overrides) -> Result<Config, Refus
     }
 }
 
-/// The source that the configuration in the file `path` names, under the environment of this process, and whether it may
-/// be a database of another program (`sqlite.adopt`). The rest of the file may make no sense.
+/// The URL of the source that the configuration in the file `path` names, with how it is written to
+/// (`redis.times_in_seconds`), under the environment of this process; and whether it may be a database of another program
+/// (`sqlite.adopt`). The rest of the file may make no sense.
 ///
 /// # Errors
 /// When the file can't be read, is no TOML, or what it says of these makes no sense.
-pub(crate) fn source_of(path: &Path) -> Result<(Source, bool), Refused> {
+pub(crate) fn url_of(path: &Path) -> Result<(String, bool), Refused> {
+    const MEANT: [&str; 3] =
+        ["TIDEGATE_SOURCE", "TIDEGATE_SQLITE__ADOPT", "TIDEGATE_REDIS__TIMES_IN_SECONDS"];
     let cant = |error: io::Error| {
         let document = Document::new(path.display().to_string(), "");
         Refused::new(document, vec![Problem::new(&Origin::Whole, format!("can't be found: {error}"))])
@@ -137,11 +141,13 @@ pub(crate) fn source_of(path: &Path) -> Result<(Source, bool), Refused> {
     let place = Place::new(path).map_err(cant)?;
     let reading = Reading::new(&place);
     let mut overrides = Overrides::of_process(Vec::new());
-    overrides.variables.retain(|(name, _)| name == "TIDEGATE_SOURCE" || name == "TIDEGATE_SQLITE__ADOPT");
+    overrides.variables.retain(|(name, _)| MEANT.contains(&name.as_str()));
     let (document, root) = place.tree(&overrides, &reading)?;
     let mut root = Table::new("", &root, &reading);
     let source = Source::read(&mut root);
     let adopt = root.table("sqlite").and_then(|mut table| table.truth("adopt")).unwrap_or_default();
+    let url =
+        if source.is_redis() { RedisSettings::url_in(&mut root, &source) } else { source.url().to_owned() };
     let problems = reading.into_all();
-    if problems.is_empty() { Ok((source, adopt)) } else { Err(Refused::new(document, problems)) }
+    if problems.is_empty() { Ok((url, adopt)) } else { Err(Refused::new(document, problems)) }
 }

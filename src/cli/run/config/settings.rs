@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use super::problem::Problem;
+use super::retry::Retry;
 use super::source::Source;
 use super::table::Table;
 use super::tree::{Key, Node, Value};
-use crate::backend::MAX_LEASE_TTL;
 use crate::backend::sqlite::Durability;
+use crate::backend::{self, MAX_LEASE_TTL};
 use crate::cli::room;
 use crate::cli::run::log::{Format, Level};
-use crate::error::Chain;
 use crate::job::Queue;
 use crate::limit::Queues;
 use crate::reschedule::Turn;
-use crate::retry::RetryPolicy;
 use crate::worker::{MAX_CONCURRENT_JOBS, ReconnectPolicy, UnknownKind};
 
 /// What a configuration says of everything but the kinds.
@@ -52,6 +51,8 @@ pub(crate) struct RedisSettings {
     pub(crate) reschedule: Option<Duration>,
     /// How often each at most.
     pub(crate) reschedule_times: u32,
+    /// Times are written as Sidekiq 7 and older do.
+    pub(crate) times_in_seconds: bool,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -78,17 +79,6 @@ pub(crate) struct LogSettings {
     pub(crate) format: Format,
 }
 
-/// A retry policy as it is written: what is not set is as in the table above, or as [`RetryPolicy`] has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Retry {
-    max_attempts: Option<u32>,
-    initial: Option<Duration>,
-    factor: Option<f64>,
-    cap: Option<Duration>,
-    jitter: Option<f64>,
-    max_age: Option<Option<Duration>>,
-}
-
 impl Settings {
     /// Reads the outermost table but for its kinds.
     pub(super) fn read(root: &mut Table<'_>) -> Self {
@@ -100,7 +90,7 @@ impl Settings {
         }
         let sqlite = given.map(SqliteSettings::read).unwrap_or_default();
         let redis = RedisSettings::read(root, &source);
-        let worker = WorkerSettings::read(root.table("worker"));
+        let worker = WorkerSettings::read(root.table("worker"), Retry::of(&source));
         let (busy, call) = (sqlite.busy_timeout.unwrap_or_default(), worker.reconnect.call_timeout);
         if !busy.is_zero() && busy >= call {
             let what = format!(
@@ -136,8 +126,14 @@ impl SqliteSettings {
 impl RedisSettings {
     fn read(root: &mut Table<'_>, source: &Source) -> Self {
         let reschedule_times = Turn::DEFAULT.max_times;
-        let mut read =
-            Self { presence: true, tag: None, labels: Vec::new(), reschedule: None, reschedule_times };
+        let mut read = Self {
+            presence: true,
+            tag: None,
+            labels: Vec::new(),
+            reschedule: None,
+            reschedule_times,
+            times_in_seconds: false,
+        };
         let Some(mut table) = root.table("redis") else { return read };
         if !source.is_redis() {
             let what = "[redis] has no meaning when the source is no Redis server: leave it out";
@@ -149,9 +145,42 @@ impl RedisSettings {
         read.reschedule = reschedule(&mut table);
         let times = table.count("reschedule_times", 0, u32::MAX.into()).map(|times| times as u32);
         read.reschedule_times = times.unwrap_or(read.reschedule_times);
+        read.times_in_seconds = times_in_seconds(&mut table, source);
         table.end();
         read
     }
+
+    /// The URL of `source`, with what is said here of how it is written to.
+    pub(crate) fn url(&self, source: &Source) -> String {
+        url(source, self.times_in_seconds)
+    }
+
+    /// The same by what a configuration says of which the rest is not looked at.
+    pub(super) fn url_in(root: &mut Table<'_>, source: &Source) -> String {
+        let seconds = root.table("redis").is_some_and(|mut table| times_in_seconds(&mut table, source));
+        url(source, seconds)
+    }
+}
+
+/// How the URL of a server says it.
+const IN_SECONDS: &str = "times=seconds";
+
+fn url(source: &Source, in_seconds: bool) -> String {
+    if in_seconds { source.with_option(IN_SECONDS) } else { source.url().to_owned() }
+}
+
+/// Whether times are to be written as Sidekiq 7 and older do, which must make sense for the source.
+fn times_in_seconds(table: &mut Table<'_>, source: &Source) -> bool {
+    const KEY: &str = "times_in_seconds";
+    let wanted = table.truth(KEY).unwrap_or(false);
+    if wanted
+        && source.is_redis()
+        && let Err(error) = backend::open(&source.with_option(IN_SECONDS))
+        && let Some(node) = table.get(KEY)
+    {
+        table.refuse(KEY, node, format!("makes no sense: {error}"));
+    }
+    wanted
 }
 
 /// Time enough for a turn.
@@ -207,8 +236,8 @@ impl Default for WorkerSettings {
 }
 
 impl WorkerSettings {
-    fn read(table: Option<Table<'_>>) -> Self {
-        let base = Self::default();
+    fn read(table: Option<Table<'_>>, retry: Retry) -> Self {
+        let base = Self { retry, ..Self::default() };
         let Some(mut table) = table else { return base };
         let most = MAX_CONCURRENT_JOBS as u64;
         let unknown = [
@@ -227,7 +256,7 @@ impl WorkerSettings {
             max_payload: table.size("max_payload").unwrap_or(base.max_payload),
             queues: queues(&mut table),
             unknown_kind: table.choice("unknown_kind", &unknown).unwrap_or(base.unknown_kind),
-            retry: table.table("retry").map(|retry| Retry::read(retry, Retry::default())).unwrap_or_default(),
+            retry: table.table("retry").map_or(base.retry, |retry| Retry::read(retry, base.retry)),
             reconnect: table.table("reconnect").map(reconnect).unwrap_or(base.reconnect),
         };
         table.end();
@@ -315,37 +344,6 @@ impl LogSettings {
     }
 }
 
-impl Retry {
-    /// Reads a table over `base`.
-    pub(super) fn read(mut table: Table<'_>, base: Self) -> Self {
-        let attempts = table.count("max_attempts", 1, u32::MAX.into()).map(|attempts| attempts as u32);
-        let read = Self {
-            max_attempts: attempts.or(base.max_attempts),
-            initial: table.time_or_zero("initial").or(base.initial),
-            factor: table.number("factor", 1.0, 100.0).or(base.factor),
-            cap: table.time_or_zero("cap").or(base.cap),
-            jitter: table.number("jitter", 0.0, 1.0).or(base.jitter),
-            max_age: table.time_or_word("max_age").or(base.max_age),
-        };
-        if let Err(error) = read.policy().validate() {
-            let what = format!("{}: {}", table.name("").trim_end_matches('.'), Chain(&error));
-            table.reading().note(Problem::new(table.origin(), what));
-        }
-        table.end();
-        read
-    }
-
-    pub(crate) fn policy(&self) -> RetryPolicy {
-        let mut policy = RetryPolicy::default();
-        policy = self.max_attempts.map_or(policy.clone(), |attempts| policy.max_attempts(attempts));
-        policy = self.initial.map_or(policy.clone(), |wait| policy.initial(wait));
-        policy = self.factor.map_or(policy.clone(), |factor| policy.factor(factor));
-        policy = self.cap.map_or(policy.clone(), |wait| policy.cap(wait));
-        policy = self.jitter.map_or(policy.clone(), |part| policy.jitter(part));
-        self.max_age.flatten().map_or(policy.clone(), |age| policy.max_age(age))
-    }
-}
-
 impl Settings {
     /// What `new` says otherwise and a running daemon can't take over: the names of these settings.
     pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
@@ -364,6 +362,9 @@ impl Settings {
             ("redis.presence", self.redis.presence != new.redis.presence),
             ("redis.tag", self.redis.tag != new.redis.tag),
             ("redis.labels", self.redis.labels != new.redis.labels),
+            ("redis.reschedule", self.redis.reschedule != new.redis.reschedule),
+            ("redis.reschedule_times", self.redis.reschedule_times != new.redis.reschedule_times),
+            ("redis.times_in_seconds", self.redis.times_in_seconds != new.redis.times_in_seconds),
             ("worker.name", old.name != new_worker.name),
             ("worker.prefetch", old.prefetch != new_worker.prefetch),
             ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),

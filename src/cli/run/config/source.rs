@@ -7,6 +7,7 @@ use super::problem::{Origin, Problem};
 use super::table::Table;
 use crate::backend;
 use crate::cli::store::with_scheme;
+use crate::source::RetryFormula;
 
 /// The file's name when nothing else is said.
 const DEFAULT: &str = "sqlite:tidegate.sqlite";
@@ -49,6 +50,14 @@ impl Source {
         &self.url
     }
 
+    /// Its URL with an option, before which goes what the URL says itself.
+    pub(super) fn with_option(&self, option: &str) -> String {
+        match self.url.split_once('?') {
+            Some((address, query)) => format!("{address}?{option}&{query}"),
+            None => format!("{}?{option}", self.url),
+        }
+    }
+
     /// The file, if it is one.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         backend::sqlite_path(&self.url).map(PathBuf::from)
@@ -60,6 +69,15 @@ impl Source {
 
     pub(crate) fn is_redis(&self) -> bool {
         self.url.split(':').next().is_some_and(|scheme| scheme.starts_with("redis"))
+    }
+
+    /// By which formula failed jobs are retried there, unless something else is said.
+    pub(super) fn retry(&self) -> RetryFormula {
+        if self.is_sqlite() {
+            return RetryFormula::default();
+        }
+        // Opening a server only makes sense of its address. What makes none has been noted.
+        backend::open(&self.url).map_or_else(|_| RetryFormula::default(), |backend| backend.intake.retry)
     }
 
     /// Finds what would keep it from being opened, as far as that can be told without opening it.
