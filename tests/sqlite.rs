@@ -16,6 +16,8 @@ mod flat;
 mod fleet;
 #[path = "sqlite/folder.rs"]
 mod folder;
+#[path = "sqlite/gone.rs"]
+mod gone;
 #[path = "support/heap.rs"]
 mod heap;
 #[path = "sqlite/kept.rs"]

@@ -160,3 +160,15 @@ fn a_job_that_can_not_be_handed_back_in_time_is_told_of_by_the_exit_code() {
     assert_eq!(line(&ran, "left behind at the shutdown deadline")["id"], scene.ids[0].as_str());
     assert_eq!(line(&ran, "stopped")["held"], 1);
 }
+
+#[test]
+fn it_ends_with_a_status_of_its_own_when_its_file_is_taken_away() {
+    let place = Place::new();
+    let config = "source = \"sqlite:jobs.sqlite\"\n[kinds.work]\nexec = [\"true\"]\n";
+    let mut daemon = Daemon::start(&place, config);
+    std::fs::remove_file(place.path("jobs.sqlite")).expect("it is there");
+    daemon.hear("the source failed for good");
+    let ran = daemon.end();
+    assert_eq!(ran.code(), 69, "{}", ran.stderr());
+    assert!(ran.stderr().contains("jobs.sqlite was removed while it was in use"), "{}", ran.stderr());
+}

@@ -86,19 +86,28 @@ fn usr1_lists_what_is_in_hand() {
 #[test]
 fn no_secret_is_ever_logged() {
     const SECRET: &str = "hunter2";
+    const LAID: &str = "correct horse";
     let place = Place::new();
     let jobs = Jobs::new(&place);
     place.write("token", SECRET);
-    let work = "exec = [\"sh\", \"-c\", \"test $A$B$C = hunter2hunter2$D && test $TIDEGATE_ATTEMPT = 2\"]\n\
-                env = { A = \"hunter2\", B = { env = \"TOKEN\" }, C = { file = \"token\" }, D = \"hunter2\" }\n";
-    let config = format!(
-        "source = \"sqlite:jobs.sqlite\"\n[worker.retry]\ninitial = \"0s\"\n[log]\nlevel = \"trace\"\n[kinds.work]\n{work}"
+    // What it was given it says on both outputs, in the middle, at the end, and where the outputs are cut.
+    let script = "test $A$B$C = hunter2hunter2$D || exit 9; x() { head -c $1 /dev/zero | tr '\\0' x; }\n\
+                  echo \"$B\"; { echo \"token: $C; $LAID\"; x 989; printf %s $B; x 5000; printf %s $C; x 986\n\
+                  echo \"no $B$C, $LAID\"; } >&2; exit 3";
+    let work = format!(
+        "exec = [\"sh\", \"-c\", {script:?}]\nmax_output = \"2KiB\"\nretry = {{ max_attempts = 2, initial = \"0s\" }}\n\
+         env = {{ A = \"hunter2\", B = {{ env = \"TOKEN\" }}, C = {{ file = \"token\" }}, D = \"hunter2\" }}\n"
     );
+    let config = format!("source = \"sqlite:jobs.sqlite\"\n[log]\nlevel = \"trace\"\n[kinds.work]\n{work}");
     let mut daemon = Daemon::start_with(&place, &config, |command| {
-        command.env("TOKEN", SECRET);
+        command.env("TOKEN", SECRET).env("TIDEGATE_KINDS__WORK__ENV__LAID", LAID);
     });
-    let id = jobs.put(NewJob::new("work", SECRET));
-    jobs.until(&id, JobState::Done);
+    let id = jobs.put(NewJob::new("work", ""));
+    jobs.until(&id, JobState::Dead);
+    assert_nothing_kept_holds(&place, id.as_str(), &["hunte", "nter2", "horse"]);
+    // The payload is the producer's.
+    let told = jobs.put(NewJob::new("work", SECRET));
+    jobs.until(&told, JobState::Dead);
     daemon.reload(&format!("{config}garce = \"1s\"\n"));
     daemon.hear("configuration refused");
     daemon.reload(&config);
@@ -106,8 +115,18 @@ fn no_secret_is_ever_logged() {
     daemon.signal(Signal::USR1);
     daemon.hear("figures");
     let ran = daemon.stop();
-    assert!(ran.stderr().contains("job failed, will be retried"), "{}", ran.stderr());
-    assert!(!ran.stderr().contains(SECRET), "{}", ran.stderr());
+    let reasons: Vec<String> =
+        lines(&ran).iter().filter_map(|line| line["reason"].as_str().map(str::to_owned)).collect();
+    assert_eq!(reasons.len(), 4);
+    for reason in reasons {
+        assert!(
+            reason.starts_with("exited with status 3: …x") && reason.ends_with(r"xno ***, ***"),
+            "{reason}"
+        );
+    }
+    for secret in ["hunte", "nter2", "horse"] {
+        assert!(!ran.stderr().contains(secret), "{}", ran.stderr());
+    }
     let mut check = command(&place, &["--check"]);
     check.env("TOKEN", SECRET);
     let ran = run(&place, check);
@@ -115,45 +134,88 @@ fn no_secret_is_ever_logged() {
     assert!(!ran.stdout().contains(SECRET), "{}", ran.stdout());
 }
 
-/// The same for a request: its headers, the query of its URL, and where an answer sends it.
+/// Neither what `jobs show` says of a job nor any byte of the store, which somebody still has open.
+fn assert_nothing_kept_holds(place: &Place, id: &str, secrets: &[&str]) {
+    for form in [&["jobs", "show", id][..], &["jobs", "show", "--json", id]] {
+        let mut show = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        show.args(form).args(["--source", "jobs.sqlite"]).current_dir(place.path(""));
+        let shown = show.output().expect("the program is built");
+        let said = String::from_utf8_lossy(&shown.stdout);
+        assert!(shown.status.success() && said.contains("***"), "{shown:?}");
+        for secret in secrets {
+            assert!(!said.contains(secret), "{said}");
+        }
+    }
+    for file in ["jobs.sqlite", "jobs.sqlite-wal"] {
+        let bytes = std::fs::read(place.path(file)).expect("it is there while the file is open");
+        for secret in secrets {
+            let held = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!held, "{file} holds {secret}");
+        }
+    }
+}
+
+/// The same for a request: its headers, the query of its URL, where an answer sends it, and what an answer repeats.
 #[cfg(feature = "http")]
 #[test]
 fn no_secret_of_a_request_is_ever_logged() {
     const SECRET: &str = "hunter2";
+    const SECOND: &str = "swordfish";
     let place = Place::new();
     let jobs = Jobs::new(&place);
     let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = server.local_addr().expect("it is bound").port();
     let served = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
         use std::io::{Read as _, Write as _};
-        let (mut connection, _) = server.accept().expect("a request");
-        let mut head = Vec::new();
-        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-            let mut part = [0; 4096];
-            let length = connection.read(&mut part).expect("it is sent");
-            assert!(length > 0, "it is sent whole");
-            head.extend_from_slice(&part[..length]);
+        let mut heads = Vec::new();
+        let location = format!("Location: http://{SECRET}.example/?key={SECRET}\r\n");
+        for (status, location) in
+            [("500 Internal Server Error", ""), ("302 Found", location.as_str()), ("404 Not Found", "")]
+        {
+            let (mut connection, _) = server.accept().expect("a request");
+            let mut head = Vec::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut part = [0; 4096];
+                let length = connection.read(&mut part).expect("it is sent");
+                assert!(length > 0, "it is sent whole");
+                head.extend_from_slice(&part[..length]);
+            }
+            // What it was asked, what it makes of that, and where what is kept ends a part of it.
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let mut body = format!("no such token: {SECRET}, {SECOND}\n{head}");
+            body.push_str(&" ".repeat(2048 - 5 - body.len()));
+            body.push_str(&SECRET.repeat(200));
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\n{location}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            // Whoever has read enough hangs up.
+            let _ = connection.write_all(answer.as_bytes());
+            heads.push(head);
         }
-        let answer = format!(
-            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/?key={SECRET}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        );
-        connection.write_all(answer.as_bytes()).expect("it listens");
-        String::from_utf8_lossy(&head).into_owned()
+        heads
     });
     let config = format!(
         "source = \"sqlite:jobs.sqlite\"\n[log]\nlevel = \"trace\"\n[kinds.work]\nhttp = \"http://127.0.0.1:{port}/jobs?key={SECRET}\"\n\
-         headers = {{ Authorization = {{ env = \"TOKEN\" }} }}\nretry = {{ max_attempts = 1 }}\n"
+         headers = {{ Authorization = \"Bearer {SECOND}\", X-More = {{ env = \"TOKEN\" }} }}\n\
+         max_response = \"2KiB\"\nretry = {{ max_attempts = 3, initial = \"0s\" }}\n"
     );
     let daemon = Daemon::start_with(&place, &config, |command| {
         command.env("TOKEN", SECRET);
     });
     let id = jobs.put(NewJob::new("work", ""));
     jobs.until(&id, JobState::Dead);
-    let head = served.expect("a thread").join().expect("it was asked");
-    assert!(head.to_ascii_lowercase().contains("authorization: hunter2"), "{head}");
+    for head in served.expect("a thread").join().expect("it was asked") {
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("authorization: bearer swordfish") && head.contains("hunter2"), "{head}");
+    }
+    assert_nothing_kept_holds(&place, id.as_str(), &["hunte", "swordfish"]);
     let ran = daemon.stop();
-    assert!(ran.stderr().contains("job failed for good"), "{}", ran.stderr());
-    assert!(!ran.stderr().contains(SECRET), "{}", ran.stderr());
+    assert!(ran.stderr().contains("404 Not Found: no such token: ***, ***"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("which leads to ***.example"), "{}", ran.stderr());
+    for secret in ["hunte", SECOND] {
+        assert!(!ran.stderr().contains(secret), "{}", ran.stderr());
+    }
 }
 
 #[test]

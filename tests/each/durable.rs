@@ -35,9 +35,64 @@ fn ran(place: &Place) -> Vec<u64> {
     text.lines().map(|line| line.parse().expect("a number")).collect()
 }
 
-/// Records as people have them, the same each time: lines of a log, paths, entries of JSON and of CSV, each with a number of
-/// its own, and in them what shells, quotes and encodings trip over. A few are long.
+/// Records as people have them: the paths of what is on this machine, as the bytes that they are, and among them one in five
+/// hundred that was made to trip over. No two are the same. Of a machine with too few files the paths come again, each time
+/// with another number behind them, and that is said.
 fn real_records(count: u64) -> Vec<Vec<u8>> {
+    const HOSTILE_EVERY: u64 = 500;
+    let wanted = (count - count.div_ceil(HOSTILE_EVERY)) as usize;
+    let paths = paths(wanted);
+    assert!(wanted == 0 || !paths.is_empty(), "this test's own program is a file");
+    if paths.len() < wanted {
+        eprintln!("{} paths are all that this machine has: they come again, with numbers", paths.len());
+    }
+    let again = |round: usize| {
+        let number = (round > 0).then(|| format!(" {round}").into_bytes());
+        paths.iter().map(move |path| [path.as_slice(), number.as_deref().unwrap_or_default()].concat())
+    };
+    let mut paths = (0..).flat_map(again);
+    let record = |number: u64| match number % HOSTILE_EVERY {
+        1 => hostile_record(number / HOSTILE_EVERY),
+        _ => paths.next().expect("there is no end"),
+    };
+    (1..=count).map(record).collect()
+}
+
+/// The paths of as many files and folders as that, or of all there are: those of the system, of the toolchain, and of the
+/// sources of what this was built from. A path with the end of a line in it would be two records.
+fn paths(count: usize) -> Vec<Vec<u8>> {
+    let home = std::env::home_dir().unwrap_or_default();
+    let of = |variable: &str, usual: &str| {
+        std::env::var_os(variable).map_or_else(|| home.join(usual), std::path::PathBuf::from)
+    };
+    let own = std::env::current_exe().expect("a test knows where it is");
+    let roots = [
+        "/usr".into(),
+        of("CARGO_HOME", ".cargo"),
+        of("RUSTUP_HOME", ".rustup"),
+        own.parent().expect("it is in a folder").to_owned(),
+    ];
+    let (mut found, mut folders) = (BTreeSet::new(), roots.into_iter().rev().collect::<Vec<_>>());
+    while let Some(folder) = folders.pop() {
+        // What may not be read, or has just gone, has no files for us.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if found.len() >= count {
+                return found.into_iter().collect();
+            }
+            if entry.file_type().is_ok_and(|sort| sort.is_dir()) {
+                folders.push(entry.path());
+            }
+            let path = entry.path().into_os_string().into_encoded_bytes();
+            if !path.contains(&b'\n') {
+                found.insert(path);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// What shells, quotes and encodings trip over, in a log, JSON, CSV and paths; a few are long.
+fn hostile_record(number: u64) -> Vec<u8> {
     const NAMES: [&str; 8] = [
         "Ada Lovelace",
         "O'Brien",
@@ -48,37 +103,20 @@ fn real_records(count: u64) -> Vec<Vec<u8>> {
         "tab\there",
         "🦀 ; rm -rf *",
     ];
-    let mut chance: u64 = 0x5EED;
-    let mut next = |below: u64| {
-        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (chance >> 33) % below
-    };
-    let record = |number: u64| {
-        let name = NAMES[next(NAMES.len() as u64) as usize];
-        let (day, size) = (next(28) + 1, next(1 << 30));
-        let words: Vec<&str> = (0..next(12)).map(|_| NAMES[next(NAMES.len() as u64) as usize]).collect();
-        let text = words.join(" ");
-        match number % 10 {
-            0..4 => serde_json::json!({ "id": number, "name": name, "size": size, "tags": words, "note": text })
-                .to_string()
-                .into_bytes(),
-            4..6 => {
-                let name = name.replace('/', "_");
-                format!("/srv/archive/2029-03-{day:02}/{name}/IMG {number} (copy).JPG").into_bytes()
-            }
-            6 => format!("{number},\"{}\",{size},,\"{text}\"", name.replace('"', "\"\"")).into_bytes(),
-            7 => format!("  10.0.{day}.7 - - [{day:02}/Mar/2029:10:00:00 +0100] \"GET /{number}?q={text}\" 200 {size}  ")
-                .into_bytes(),
-            8 if number.is_multiple_of(50) => {
-                // Longer than a pipe takes at once, and still written by a shell in one piece.
-                format!("{{\"id\":{number},\"trace\":\"{}\"}}", "at f (é.rs:1) ".repeat(400)).into_bytes()
-            }
-            8 => format!("-n --number={number} -e '{text}' # %s\\n\r").into_bytes(),
-            // A name from before everybody wrote UTF-8.
-            _ => [&b"./caf\xE9"[..], format!(" {number}/{name}").as_bytes()].concat(),
-        }
-    };
-    (1..=count).map(record).collect()
+    let name = NAMES[(number % NAMES.len() as u64) as usize];
+    let text = NAMES.join(" ");
+    match number % 7 {
+        0 => serde_json::json!({ "id": number, "name": name, "note": text }).to_string().into_bytes(),
+        1 => format!("{number},\"{}\",,\"{text}\"", name.replace('"', "\"\"")).into_bytes(),
+        2 => format!("  10.0.0.7 - - [01/Mar/2029:10:00:00 +0100] \"GET /{number}?q={text}\" 200  ")
+            .into_bytes(),
+        // Longer than a pipe takes at once, and still written by a shell in one piece.
+        3 => format!("{{\"id\":{number},\"trace\":\"{}\"}}", "at f (é.rs:1) ".repeat(400)).into_bytes(),
+        4 => format!("-n --number={number} -e '{text}' # %s\\n\r").into_bytes(),
+        5 => format!("/srv/archive/{name}/IMG {number} (copy).JPG").into_bytes(),
+        // A name from before everybody wrote UTF-8.
+        _ => [&b"./caf\xE9"[..], format!(" {number}/{name}").as_bytes()].concat(),
+    }
 }
 
 /// Each record's effect is there, and none that was done runs again. `TIDEGATE_EACH_RECORDS` says of how many.

@@ -175,8 +175,9 @@ impl SqliteBuilder {
         self
     }
 
-    /// How often a fetch that waits looks whether another process has changed the file. Default 40 ms: a look takes
-    /// some microseconds. Changes by this process are noticed at once.
+    /// How often a fetch that waits looks whether another process has changed the file, and how often at most it is looked
+    /// whether the file is still the one at its path. Default 40 ms: a look takes some microseconds. Changes by this
+    /// process are noticed at once.
     pub fn watch_every(mut self, pause: Duration) -> Self {
         self.watch_every = pause;
         self

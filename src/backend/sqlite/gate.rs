@@ -10,7 +10,8 @@
 //! 1. At most one is at work, and whenever something has been left somebody is, or will be started.
 //! 2. An answer is given after the commit of what it answers, or says that it was not committed.
 //! 3. What fails of one leaves no trace, and the others of its transaction unharmed.
-//! 4. What nobody waits for any more is not begun, unless it is a settlement.
+//! 4. Nothing is begun on a file that is known to be gone from its path.
+//! 5. What nobody waits for any more is not begun, unless it is a settlement.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::config::{Durability, Settings};
 use super::failure::failed;
+use super::place::Place;
 use super::schema::How;
 use super::store::{Effects, Txn};
 use super::turn;
@@ -35,6 +37,7 @@ const MAX_GROUP: usize = 256;
 pub(super) struct Gate {
     waiting: Mutex<Waiting>,
     pub(super) connection: Mutex<Connection>,
+    pub(super) place: Place,
     /// What a commit waits for the disk for; and whether it does so now, which changes under the connection's lock.
     durability: Durability,
     waits: AtomicBool,
@@ -100,11 +103,12 @@ impl Fate {
 }
 
 impl Gate {
-    pub(super) fn new(connection: Connection, how: &How, settings: Settings) -> Arc<Self> {
+    pub(super) fn new(connection: Connection, place: Place, how: &How, settings: Settings) -> Arc<Self> {
         let durability = how.durability;
         Arc::new(Self {
             waiting: Mutex::default(),
             connection: Mutex::new(connection),
+            place,
             durability,
             waits: AtomicBool::new(durability == Durability::Full),
             patience: how.busy_timeout,
@@ -170,7 +174,10 @@ impl Gate {
         let alone = group.len() == 1;
         let for_good = group.iter().any(|wish| wish.lasts == Lasts::ForGood);
         let mut wishes = group.into_iter().map(|wish| wish.act);
-        let served = self.serve_in(&lock(&self.connection), for_good, &mut wishes, alone, &mut answers);
+        let there = self.place.check().map_err(|error| Fate { kind: error.kind(), text: error.to_string() });
+        let served = there.and_then(|()| {
+            self.serve_in(&lock(&self.connection), for_good, &mut wishes, alone, &mut answers)
+        });
         answers.extend(wishes.map(|wish| wish(None).0));
         let fate = match served {
             Ok(effects) => {

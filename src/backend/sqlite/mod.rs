@@ -9,6 +9,7 @@
 //! | leases | run out by the system's clock: any live process gives their jobs out again; a late settlement changes nothing |
 //! | poison | a job whose lease runs out in its last attempt goes to the dead letters |
 //! | unique keys | decided in the transaction that takes the job in, so that two producers never both win |
+//! | the file | removed, or replaced by another one, while it is in use: found within [`watch_every`](SqliteBuilder::watch_every), and from then on everything that writes fails with [`NotFound`](crate::ErrorKind::NotFound) until it is opened again; what was acknowledged in between is lost with the file |
 //! | waking | at once within the process; from another one within [`watch_every`](SqliteBuilder::watch_every) |
 //!
 //! The file must be on a local disk: SQLite's locks do not work over most network file systems. Beside it there are a
@@ -55,6 +56,7 @@ mod config;
 mod doors;
 mod failure;
 mod gate;
+mod place;
 mod reader;
 mod schema;
 mod sole;
@@ -78,6 +80,7 @@ use self::config::Running;
 pub use self::config::{Clock, Durability, SqliteBuilder};
 pub use self::doors::{COMPLETE_SQL, ENQUEUE_SQL, ENQUEUED_SQL};
 use self::gate::{Gate, Lasts, Late};
+use self::place::Place;
 use self::reader::Reader;
 pub use self::reader::SqliteReader;
 pub(crate) use self::store::Standing;
@@ -163,7 +166,8 @@ impl Sqlite {
         let reader = Arc::new(Reader::new(&builder, clock));
         let SqliteBuilder { path, settings, how, watch_every, .. } = builder;
         let lease_ttl = settings.lease_ttl;
-        let gate = Gate::new(writer, &how, settings);
+        let place = Place::of(&path, &writer, watch_every);
+        let gate = Gate::new(writer, place, &how, settings);
         let watcher = Mutex::new(watcher);
         let unheard = Unheard::default();
         let shared =
@@ -235,13 +239,13 @@ impl Sqlite {
         }
     }
 
-    /// Waits until another process has changed the file since it had this version.
+    /// Waits until another process has changed the file since it had this version, or has taken it away.
     async fn changed_since(&self, before: rusqlite::Result<i64>) {
         let Ok(before) = before else { return std::future::pending().await };
         loop {
             sleep(self.0.watch_every).await;
-            // If it can't be read, whoever looks next says why.
-            if self.version().ok() != Some(before) {
+            // If it can't be read, or is not there any more, whoever looks next says why.
+            if self.0.gate.place.look().is_err() || self.version().ok() != Some(before) {
                 return;
             }
         }

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::config::{Running, Settings, SqliteBuilder};
 use super::failure::{failed, unreadable};
+use super::place::Identity;
 use super::schema::{self, Found, How};
 use super::store::View;
 use crate::error::{Error, ErrorKind};
@@ -92,17 +93,20 @@ impl Inspect for SqliteReader {
 
 pub(super) struct Reader {
     path: PathBuf,
+    /// The same, whatever the working folder is by then.
+    absolute: PathBuf,
     how: How,
     settings: Settings,
     clock: Running,
     /// Made when it is first asked for: many never are.
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<(Connection, Option<Identity>)>>,
 }
 
 impl Reader {
     pub(super) fn new(builder: &SqliteBuilder, clock: Running) -> Self {
         let SqliteBuilder { path, how, settings, .. } = builder.clone();
-        Self { path, how, settings, clock, connection: Mutex::default() }
+        let absolute = path::absolute(&path).unwrap_or_else(|_| path.clone());
+        Self { path, absolute, how, settings, clock, connection: Mutex::default() }
     }
 
     pub(super) async fn counts(self: Arc<Self>) -> Result<Counts, Error> {
@@ -172,12 +176,15 @@ impl Reader {
 
     fn in_use<T>(
         &self,
-        kept: &mut Option<Connection>,
+        kept: &mut Option<(Connection, Option<Identity>)>,
         act: &dyn Fn(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
-        let connection = match kept {
-            Some(connection) => connection,
-            None => kept.insert(schema::open_to_read(&self.path, self.how.busy_timeout, false)?),
+        // Another file may have taken the place of the one that was read: what counts is what is there.
+        let there = Identity::at(&self.absolute).ok();
+        kept.take_if(|(_, opened)| *opened != there);
+        let (connection, _) = match kept {
+            Some(kept) => kept,
+            None => kept.insert((schema::open_to_read(&self.path, self.how.busy_timeout, false)?, there)),
         };
         // Deferred: it begins with the first that is read, and ends with the look.
         let look = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;

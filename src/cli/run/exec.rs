@@ -11,7 +11,7 @@
 //! It gets this process's environment (but for what systemd says to this process alone), what the spec adds, and
 //! `TIDEGATE_JOB_ID`, `TIDEGATE_KIND`, `TIDEGATE_QUEUE`, `TIDEGATE_ATTEMPT` and, if the attempt has a timeout,
 //! `TIDEGATE_DEADLINE` (seconds since 1970). The beginning and the end of both outputs are kept with the attempt,
-//! whatever it comes to.
+//! whatever it comes to. Secrets that the spec gives the command are not to be seen in them, nor in a reason (`hidden`).
 //!
 //! Its process group ends before the job is settled (P6). A process that has left the group (a daemon, `setsid`) goes
 //! on: this process becomes its parent, and takes it away when it has ended.
@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::clock::deadline;
+use super::hidden::{Cut, Hidden, Values};
 use super::secret::{Revealed, Secret};
 use crate::cli::child::exec::{Ended, Launcher, Task, find_program, running};
 use crate::cli::child::orphans::{adopt, bury};
@@ -104,6 +105,7 @@ struct Commands {
     launcher: Launcher,
     argv: Vec<OsString>,
     env: Vec<(String, Revealed)>,
+    hidden: Hidden,
     later: Duration,
     /// When it was last looked for orphans.
     buried: Mutex<Option<Instant>>,
@@ -124,12 +126,15 @@ impl Commands {
             return Err(format!("{which} has a NUL character, which no argument can hold"));
         }
         let program = program(argv.first().map_or("", String::as_str), folder.as_deref())?;
-        let env = env.into_iter().map(|(name, secret)| variable(name, &secret)).collect::<Result<_, _>>()?;
+        let mut values = Values::default();
+        let env = env.into_iter().map(|(name, secret)| variable(name, &secret, &mut values));
+        let env = env.collect::<Result<_, _>>()?;
+        let hidden = Hidden::new(values)?;
         let keep = Keeping { first: max_output / 2, last: max_output - max_output / 2 };
         let launcher = Launcher { program: Some(program), folder, without: OURS, grace, keep };
         let argv = argv.into_iter().map(OsString::from).collect();
         adopt();
-        Ok(Self { launcher, argv, env, later, buried: Mutex::new(None) })
+        Ok(Self { launcher, argv, env, hidden, later, buried: Mutex::new(None) })
     }
 
     async fn run(&self, context: &Context) -> Outcome {
@@ -143,10 +148,12 @@ impl Commands {
         self.bury();
         match ended {
             Ok(ended) => {
-                if let Some(output) = account(&ended) {
+                let (stdout, stderr) =
+                    (Said::of(&ended.stdout, &self.hidden), Said::of(&ended.stderr, &self.hidden));
+                if let Some(output) = account(&stdout, &stderr) {
                     context.keep_output(&output);
                 }
-                self.judge(&ended)
+                self.judge(&ended, &stderr)
             }
             Err(error) => self.not_started(&error),
         }
@@ -175,16 +182,13 @@ impl Commands {
     }
 
     /// A command that was told to stop has not done its work, whatever it says: many exit with 0 then.
-    fn judge(&self, ended: &Ended) -> Outcome {
+    fn judge(&self, ended: &Ended, stderr: &Said<'_>) -> Outcome {
         let how = describe(ended.status);
         if ended.told_to_stop {
             return Outcome::fail(format!("{how} after it was told to stop"));
         }
         let reason = || {
-            let Captured { bytes, dropped, last } = &ended.stderr;
-            // Where something is left out between them, the beginning is not what stands before the end.
-            let first = if *dropped == 0 { bytes.as_slice() } else { &[] };
-            let said = tail(&[first, last.as_slice()].concat(), REASON_CHARS);
+            let said = tail(stderr.end(), REASON_CHARS);
             if said.is_empty() { how.clone() } else { format!("{how}: {said}") }
         };
         match ended.status.code() {
@@ -233,8 +237,8 @@ fn program(name: &str, folder: Option<&Path>) -> Result<PathBuf, String> {
     path::absolute(&found).map_err(|error| format!("{}: {error}", found.display()))
 }
 
-/// A variable for the command.
-fn variable(name: String, secret: &Secret) -> Result<(String, Revealed), String> {
+/// A variable for the command; its value is among those that may not be seen, unless it is no secret.
+fn variable(name: String, secret: &Secret, hidden: &mut Values) -> Result<(String, Revealed), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(format!("{name:?} can't be the name of an environment variable"));
     }
@@ -249,20 +253,53 @@ fn variable(name: String, secret: &Secret) -> Result<(String, Revealed), String>
             "the value of {name} has a NUL character, which no environment variable can hold"
         ));
     }
+    hidden.add_secret(&name, secret, value.as_str());
     Ok((name, value))
 }
 
-/// What a command said, for a person; `None` if it said nothing.
-fn account(ended: &Ended) -> Option<Vec<u8>> {
-    let mut text = Vec::new();
-    for (name, captured) in [("stdout", &ended.stdout), ("stderr", &ended.stderr)] {
+/// What was kept of an output, as people may see it: without the secrets that the command was given.
+struct Said<'a> {
+    /// How long the whole of it was.
+    length: u64,
+    dropped: u64,
+    /// All of it, unless something is left out.
+    first: Cow<'a, [u8]>,
+    /// What stands behind what is left out.
+    last: Cow<'a, [u8]>,
+}
+
+impl<'a> Said<'a> {
+    fn of(captured: &'a Captured, hidden: &Hidden) -> Self {
         let Captured { bytes, dropped, last } = captured;
-        let whole = bytes.len() as u64 + dropped + last.len() as u64;
-        if whole == 0 {
+        let length = bytes.len() as u64 + dropped + last.len() as u64;
+        // A command that was ended may have said half a word.
+        let (first, last) = match dropped {
+            0 if last.is_empty() => (hidden.hide(bytes, Cut::Back), Cow::default()),
+            0 => (
+                hidden.hide(&[bytes.as_slice(), last].concat(), Cut::Back).into_owned().into(),
+                Cow::default(),
+            ),
+            _ => (hidden.hide(bytes, Cut::Back), hidden.hide(last, Cut::Both)),
+        };
+        Self { length, dropped: *dropped, first, last }
+    }
+
+    /// The last of it that is in one piece.
+    fn end(&self) -> &[u8] {
+        if self.dropped == 0 { &self.first } else { &self.last }
+    }
+}
+
+/// What a command said, for a person; `None` if it said nothing.
+fn account(stdout: &Said<'_>, stderr: &Said<'_>) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    for (name, said) in [("stdout", stdout), ("stderr", stderr)] {
+        let Said { length, dropped, first, last } = said;
+        if *length == 0 {
             continue;
         }
-        text.extend_from_slice(format!("[{name}, {whole} bytes]\n").as_bytes());
-        text.extend_from_slice(bytes);
+        text.extend_from_slice(format!("[{name}, {length} bytes]\n").as_bytes());
+        text.extend_from_slice(first);
         if *dropped > 0 {
             text.extend_from_slice(format!("\n[{dropped} bytes left out]\n").as_bytes());
         }

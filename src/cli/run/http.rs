@@ -17,7 +17,8 @@
 //!
 //! A job that is told to stop drops its request, and the connection with it, at once.
 //!
-//! Must not: follow a redirect or ask a proxy; show a query, a header or a payload in a log or an error.
+//! Must not: follow a redirect or ask a proxy; show a query, a header or a payload in a log or an error. An answer that
+//! repeats a secret is kept, and shown, without it (`hidden`).
 
 mod address;
 mod answer;
@@ -42,6 +43,7 @@ use self::answer::{Extent, Verdict, account, encoded, redirected_to, retry_after
 use self::connect::Connector;
 use self::pool::{Connection, Pool};
 use super::clock::{deadline, wall_clock};
+use super::hidden::{Cut, Hidden, Values};
 use super::secret::Secret;
 use crate::cli::excerpt::head;
 use crate::context::Context;
@@ -119,6 +121,7 @@ impl HttpSpec {
 struct Endpoint {
     address: Address,
     headers: HeaderMap,
+    hidden: Hidden,
     timeout: Duration,
     max_response: usize,
     max_retry_after: Duration,
@@ -139,9 +142,12 @@ impl Endpoint {
         if ca_file.is_some() && !address.tls {
             return Err("a ca_file is given, and the URL does not begin with https://".to_owned());
         }
-        let headers = standing_headers(&address, &content_type, headers)?;
+        let mut values = Values::default();
+        values.add_query(address.target.query().unwrap_or_default());
+        let headers = standing_headers(&address, &content_type, headers, &mut values)?;
+        let hidden = Hidden::new(values)?;
         let pool = Pool::new(Connector::new(&address, ca_file.as_deref(), connect_timeout)?);
-        Ok(Self { address, headers, timeout, max_response, max_retry_after, retry, pool })
+        Ok(Self { address, headers, hidden, timeout, max_response, max_retry_after, retry, pool })
     }
 
     async fn run(&self, context: &Context) -> Outcome {
@@ -155,6 +161,9 @@ impl Endpoint {
         };
         let (head, body) = response.into_parts();
         let (body, extent) = self.body(body, connection, until).await;
+        // Many endpoints say what they were asked.
+        let cut = if matches!(extent, Extent::Whole) { Cut::No } else { Cut::Back };
+        let body = self.hidden.hide(&body, cut);
         context.keep_output(&account(head.status, &body, &extent));
         self.judge(context, head.status, &head.headers, &body, extent)
     }
@@ -256,6 +265,8 @@ impl Endpoint {
             },
             (Verdict::Odd, _) => Outcome::fail(match redirected_to(headers) {
                 Some(host) => {
+                    let host = self.hidden.hide(host.as_bytes(), Cut::No);
+                    let host = String::from_utf8_lossy(&host);
                     format!("{what}, which leads to {host}: redirects are not followed, give its URL")
                 }
                 None => said(),
@@ -273,11 +284,12 @@ fn named(text: &str) -> HeaderValue {
     encoded(text).try_into().expect("what is encoded is visible ASCII")
 }
 
-/// The headers that are the same for all jobs. No error repeats a value.
+/// The headers that are the same for all jobs; those of their values that are secrets come to `hidden`. No error repeats a value.
 fn standing_headers(
     address: &Address,
     content_type: &str,
     added: BTreeMap<String, Secret>,
+    hidden: &mut Values,
 ) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     let host = address.authority.parse().map_err(|_| "the URL's host can't be sent as a header")?;
@@ -297,6 +309,7 @@ fn standing_headers(
             return Err(format!("the header {name} is given twice"));
         }
         let value = secret.read().map_err(|why| format!("the value of the header {name}: {why}"))?;
+        hidden.add_secret(&text, &secret, value.as_str());
         let mut value: HeaderValue = value
             .as_str()
             .parse()

@@ -17,6 +17,8 @@ pub(crate) mod config;
 pub(crate) mod exec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+#[cfg_attr(not(feature = "http"), allow(dead_code, reason = "what only `http` needs"))]
+mod hidden;
 #[cfg(feature = "http")]
 pub(crate) mod http;
 #[cfg(feature = "http")]

@@ -25,6 +25,8 @@ pub(crate) struct Secret(Origin);
 #[derive(Clone, PartialEq, Eq)]
 enum Origin {
     Text(Revealed),
+    /// A text that a variable has laid over the file.
+    Laid(Revealed),
     Env(String),
     File(PathBuf),
 }
@@ -34,13 +36,23 @@ enum Origin {
 pub(crate) struct Revealed(String);
 
 impl Secret {
+    /// A text that comes from the environment, though the configuration does not say so.
+    pub(crate) fn laid(text: &str) -> Self {
+        Self(Origin::Laid(Revealed(text.to_owned())))
+    }
+
+    /// Whether it stands in the configuration's file for everybody who may read that. Many such are no secrets.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.0, Origin::Text(_))
+    }
+
     /// Reads the value: UTF-8, at most 64 KiB from a file. Blocks while the file system does.
     ///
     /// # Errors
     /// In words, with the name of the variable or file and never with its contents.
     pub(crate) fn read(&self) -> Result<Revealed, String> {
         match &self.0 {
-            Origin::Text(text) => Ok(text.clone()),
+            Origin::Text(text) | Origin::Laid(text) => Ok(text.clone()),
             Origin::Env(name) => env::var(name).map(Revealed).map_err(|error| match error {
                 VarError::NotPresent => format!("the environment variable {name} is not set"),
                 VarError::NotUnicode(_) => format!("the environment variable {name} is not UTF-8"),
@@ -76,7 +88,7 @@ impl From<&str> for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Origin::Text(text) => text.fmt(f),
+            Origin::Text(text) | Origin::Laid(text) => text.fmt(f),
             Origin::Env(name) => write!(f, "(the variable {name})"),
             Origin::File(path) => write!(f, "(the file {})", path.display()),
         }

@@ -227,6 +227,7 @@ pub(crate) fn secrets(
 /// A secret that can be read now. The path of its file may be relative to `base`.
 fn secret(node: &Node, base: &Path) -> Result<Secret, String> {
     let secret = match (node.text(), node.entries()) {
+        (Some(text), _) if matches!(node.origin, Origin::Variable(_)) => Secret::laid(text),
         (Some(text), _) => Secret::from(text),
         (None, Some(form)) => {
             let words = form.iter().map(|(key, node)| Some((key.name.as_str(), node.text()?)));
