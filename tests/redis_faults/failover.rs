@@ -1,7 +1,7 @@
 //! Sentinels put a replica in the master's place, in order and after the master was killed.
 
 use crate::books::{Books, size};
-use crate::crew::{crew, dismiss, drained, open, settled_once, until, until_ran};
+use crate::crew::{crew, dismiss, drained, open, processed, settled_once, until, until_ran};
 use crate::redis::Sentinels;
 
 /// The URL of a group.
@@ -36,7 +36,11 @@ async fn nothing_is_lost_when_a_replica_takes_the_masters_place() {
         crew.iter().for_each(|worker| worker.handle.resume());
         until_ran(&books, before + jobs as usize / 4).await;
         assert!(books.balance().lost > 0, "all was done before the failover: this shows nothing");
-        let from = books.runs().saturating_sub(LAG);
+        // How far a replica is behind on a machine that is busy with other things; it only comes nearer.
+        let settled = |place: usize| processed(&group.servers[place]);
+        let behind = (0..3).map(settled).min().expect("there are three");
+        let lag = usize::try_from(settled(master) - behind).unwrap_or(0);
+        let from = books.runs().saturating_sub(LAG + lag);
         tokio::task::block_in_place(|| {
             let before = group.master().expect("there is one");
             if number % 2 == 0 {
