@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use rustix::process::Signal;
@@ -217,8 +217,14 @@ impl RedisServer {
     }
 
     /// Starts it again on the same port, with what its folder has; ends it before if it still runs.
+    ///
+    /// What it was about to write when it was killed is taken off first, as `docs/redis.md` says: of half a transaction at
+    /// the end, Redis itself leaves a part there, which is then carried out with the next one.
     pub(crate) fn restart(&mut self) {
         self.process.kill();
+        if self.options.append_only {
+            mend(&self.folder);
+        }
         self.process = until_some("its port is free again", || launch(&self.folder, &self.options));
     }
 
@@ -293,6 +299,26 @@ fn launch(folder: &Folder, options: &Options) -> Option<Process> {
     let said = process.output().split_off(usize::try_from(written).expect("a short file"));
     assert!(said.contains("Address already in use"), "redis-server does not start:\n{said}");
     None
+}
+
+/// Takes half a transaction off the end of the append only file.
+fn mend(folder: &Folder) {
+    let files = ["appendonlydir/appendonly.aof.manifest", "appendonly.aof"];
+    let Some(file) = files.into_iter().map(|name| folder.file(name)).find(|file| file.exists()) else {
+        return;
+    };
+    let mut check = Command::new("redis-check-aof");
+    let mut check = check
+        .arg("--fix")
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it is there");
+    // It asks first, if there is anything to take off; if not, it may have ended by now.
+    let _ = check.stdin.take().expect("a pipe").write_all(b"y\n");
+    let ended = check.wait().expect("a child of ours");
+    assert!(ended.success(), "redis-check-aof: {ended}");
 }
 
 fn log_in(folder: &Folder, options: &Options) -> io::Result<Client> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::books::{Books, size};
-use crate::crew::{crew, dismiss, drained, open, processed, settled_once, until_ran};
+use crate::crew::{TTL, crew, dismiss, drained, open, processed, settled_once, until_ran};
 use crate::redis::{Options, RedisServer};
 
 /// As many jobs as the promise names, or a few.
@@ -44,6 +44,19 @@ async fn nothing_is_lost_when_the_server_is_killed_and_started_again() {
     suffering("server restarts", server, size(3, 10), async |server, _| {
         // In between, nobody can enqueue; who tries hears of it.
         server.kill();
+        server.restart();
+    })
+    .await;
+}
+
+/// By then the workers have given up what they had, finished or not begun, and nobody else has taken it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_the_server_is_away_for_longer_than_a_lease() {
+    let Some(server) = Options::new().append_only().start() else { return };
+    suffering("server away for longer than a lease", server, size(2, 10), async |server, number| {
+        server.kill();
+        let away = if number % 2 == 0 { TTL + TTL / 3 } else { TTL };
+        tokio::time::sleep(away).await;
         server.restart();
     })
     .await;

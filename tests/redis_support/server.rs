@@ -1,6 +1,7 @@
 //! Servers that are killed, stopped, paused, started again and replaced.
 
 use std::io::ErrorKind;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -271,4 +272,28 @@ fn the_sentinels_put_another_master_in_place_when_asked_and_when_one_dies() {
 /// A server that is given another role cuts its clients, so there may be no answer.
 fn has(server: &RedisServer, value: &str) -> bool {
     server.try_command(&["GET", "key"]).is_ok_and(|reply| reply == bulk(value))
+}
+
+/// Redis leaves a part of it in its file, and carries that out with the next one when it reads the file once more.
+#[test]
+fn half_a_transaction_that_a_killed_server_left_is_not_carried_out() {
+    let Some(mut server) = Options::new().append_only().start() else { return };
+    server.command(&["RPUSH", "queue", "first", "second", "third"]);
+    server.kill();
+    let files =
+        ["appendonlydir/appendonly.aof.1.incr.aof", "appendonly.aof"].map(|name| server.folder().file(name));
+    let file = files.iter().find(|file| file.exists()).expect("what it has written");
+    let mut file = std::fs::OpenOptions::new().append(true).open(file).expect("a file");
+    file.write_all(b"*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nLPOP\r\n$5\r\nqueue\r\n*4\r\n$4\r\nHSET\r\n$4\r\nhel")
+        .expect("written");
+    server.restart();
+    let take = "redis.call('HSET', 'held', redis.call('LPOP', 'queue'), 1)";
+    server.command(&["EVAL", take, "0"]);
+    server.kill();
+    server.restart();
+    let left = server.command(&["LRANGE", "queue", "0", "-1"]).texts();
+    assert_eq!(
+        (left, server.command(&["HKEYS", "held"]).texts()),
+        (vec!["second".to_owned(), "third".to_owned()], vec!["first".to_owned()])
+    );
 }
