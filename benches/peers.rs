@@ -18,9 +18,8 @@ use std::time::Instant;
 use peers::{Node, Ruby};
 use redis::{Options, RedisServer};
 use serde_json::Value;
-use support::{Table, enqueue_no_ops, install_recorder, median, run_no_ops};
+use support::{Table, enqueue_no_ops, install_recorder, median, run_no_ops, runtime};
 use tidegate::backend::redis::{Fetch, Layout, Redis};
-use tokio::runtime::Builder;
 
 const SLOTS: usize = 20;
 
@@ -62,8 +61,7 @@ impl By {
 fn tidegate(server: &RedisServer, fetch: Fetch, prefetch: usize, count: u64) -> f64 {
     let layout = if fetch == Fetch::PlainPop { Layout::Resque } else { Layout::Sidekiq };
     let jobs = Redis::builder(&server.url()).layout(layout).fetch(fetch).open().expect("a good URL");
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
+    runtime(2).block_on(async {
         enqueue_no_ops(&jobs, count).await;
         let start = Instant::now();
         run_no_ops(jobs.intake(), count, SLOTS, prefetch).await;

@@ -19,20 +19,15 @@ use redis::aio::MultiplexedConnection;
 use servers::{Options, RedisServer};
 use support::{
     BATCH, Counting, Table, cpu_time, enqueue_no_ops, idle, install_recorder, median, pick_up, run_no_ops,
-    spread,
+    runtime, spread,
 };
 use tidegate::Inspect;
 use tidegate::backend::redis::{Fetch, Layout, Redis, RedisBuilder};
-use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const SLOTS: usize = 20;
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
 
 async fn connection(server: &RedisServer) -> MultiplexedConnection {
     let client = redis::Client::open(server.url()).expect("a good URL");
@@ -72,7 +67,7 @@ impl By {
 fn round(server: &RedisServer, by: By, count: u64, before: u64) -> Rates {
     server.command(&["FLUSHALL"]);
     let jobs = by.builder(server).open().expect("a good URL");
-    runtime().block_on(async {
+    runtime(2).block_on(async {
         enqueue_no_ops(&jobs, before).await;
         let start = Instant::now();
         enqueue_no_ops(&jobs, count).await;
@@ -220,11 +215,11 @@ async fn bare_pick_up(server: &RedisServer, times: usize) -> Vec<Duration> {
 
 fn latency(server: &RedisServer, ticks: usize) {
     let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
-    let bare = runtime().block_on(bare_pick_up(server, ticks));
+    let bare = runtime(2).block_on(bare_pick_up(server, ticks));
     let jobs = Redis::open(&server.url()).expect("a good URL");
     let producer = Redis::open(&server.url()).expect("a good URL");
     let pause = |turn: usize| Duration::from_millis(3 + turn as u64 % 7);
-    let ours = runtime().block_on(pick_up(jobs.intake(), &producer, ticks, pause));
+    let ours = runtime(2).block_on(pick_up(jobs.intake(), &producer, ticks, pause));
     for (name, took) in [("bare BLMOVE", bare), ("worker", ours)] {
         let [middle, most, max] = spread(&took).map(|time| format!("{time:.0}"));
         table.row(&[name.to_owned(), middle, most, max]);
@@ -244,6 +239,6 @@ fn main() {
     server.command(&["FLUSHALL"]);
     latency(&server, ticks);
     let jobs = Redis::open(&server.url()).expect("a good URL");
-    let (cpu, _) = runtime().block_on(async { idle(jobs.intake(), Duration::from_secs(rest)).await });
+    let (cpu, _) = runtime(2).block_on(async { idle(jobs.intake(), Duration::from_secs(rest)).await });
     println!("\nan idle worker: {cpu:.2} % CPU over {rest} s");
 }

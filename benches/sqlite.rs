@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, spread};
+use support::{Counting, Table, cpu_time, idle, install_recorder, median, pick_up, runtime, spread};
 use tidegate::backend::sqlite::{Durability, Sqlite};
 use tidegate::{Context, Enqueue, Inspect, NewJob, Registry, Shutdown, Worker};
-use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -70,10 +69,6 @@ const CASES: [Case; 7] = [
     Case { name: "normal, prefetch 180", durability: Durability::Normal, prefetch: 180, ..FULL },
 ];
 
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
-}
-
 fn path() -> PathBuf {
     let folder =
         std::env::var_os("TIDEGATE_BENCH_FOLDER").map_or_else(|| PathBuf::from("target"), PathBuf::from);
@@ -111,7 +106,7 @@ struct Rates {
 
 /// Enqueues, and runs so many, of those that lay there before if there are any.
 fn round(case: Case, count: u64, many: u64) -> Rates {
-    let (runtime, jobs) = (runtime(), open(case.durability));
+    let (runtime, jobs) = (runtime(2), open(case.durability));
     let before = if case.many { many } else { 0 };
     runtime.block_on(async {
         fill(&jobs, before, case.shape).await;
@@ -188,7 +183,7 @@ fn now() -> Duration {
 
 /// The worker's process: says when a handler has begun, until its standard input ends.
 fn child(file: &Path) {
-    runtime().block_on(async {
+    runtime(2).block_on(async {
         let jobs = Sqlite::open(file).expect("the file");
         let registry = Registry::new().handle_raw("tick", |_: Context| {
             let begun = now().as_nanos();
@@ -212,7 +207,7 @@ fn pick_up_across(times: usize) -> Vec<Duration> {
     command.env(CHILD, path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     let mut says = BufReader::new(child.stdout.take().expect("piped"));
-    let runtime = runtime();
+    let runtime = runtime(2);
     let mut one = |turn: usize| {
         std::thread::sleep(pause(turn));
         let before = now();
@@ -242,7 +237,7 @@ fn main() {
     let mut table = Table::new(&format!("idle pick-up, {ticks} jobs"), &["", "p50 us", "p99 us", "max us"]);
     let here = {
         let jobs = open(Durability::Full);
-        runtime().block_on(pick_up(jobs.intake(), &jobs, ticks, pause))
+        runtime(2).block_on(pick_up(jobs.intake(), &jobs, ticks, pause))
     };
     for (name, took) in [("of the same process", here), ("of another process", pick_up_across(ticks))] {
         let [middle, most, max] = spread(&took).map(|time| format!("{time:.0}"));
@@ -250,7 +245,7 @@ fn main() {
     }
     table.print();
     let (cpu, _) =
-        runtime().block_on(async { idle(open(Durability::Full).intake(), Duration::from_secs(rest)).await });
+        runtime(2).block_on(async { idle(open(Durability::Full).intake(), Duration::from_secs(rest)).await });
     println!("\nan idle worker: {cpu:.2} % CPU over {rest} s");
     clear();
 }

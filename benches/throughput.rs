@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Counting, Table, alive_bytes, allocations, cpu_time, install_recorder, median};
+use support::{Counting, Table, alive_bytes, allocations, cpu_time, install_recorder, median, runtime};
 use tidegate::{Context, Dispatcher, Enqueue, Memory, NewJob, Registry, Shutdown, Worker};
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 #[global_allocator]
@@ -34,10 +33,6 @@ impl Run {
         work();
         Self { wall: start.elapsed(), cpu: cpu_time() - cpu, allocations: allocations() - before }
     }
-}
-
-fn runtime(threads: usize) -> Runtime {
-    Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
 /// What every job does in the no-op runs.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::registry::{AtomicStorage, Registry};
 use tidegate::{Context, Enqueue, Intake, NewJob, Shutdown, Worker};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 /// Each thread counts in a shard of its own, so that counting does not make the threads wait for one another.
@@ -184,6 +185,10 @@ impl metrics::HistogramFn for Buckets {
 /// Metrics on, for all that follows.
 pub(crate) fn install_recorder() {
     metrics::set_global_recorder(Real(Registry::new(AtomicStorage))).expect("none is installed yet");
+}
+
+pub(crate) fn runtime(threads: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
 /// Jobs in one call of `enqueue`.

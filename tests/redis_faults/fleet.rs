@@ -25,23 +25,38 @@ const DEFAULTS: &str = "TIDEGATE_TEST_DEFAULTS";
 
 const SLOTS: usize = 20;
 
-/// Not a test but the worker process, unless [`URL`] is not set.
-#[test]
-fn worker_process() {
-    let Ok(url) = std::env::var(URL) else { return };
+/// The server of this process if it is a worker process, and handlers that note each run in its file. With `hang` first
+/// attempts never end.
+pub(crate) fn told_to_work(hang: bool) -> Option<(String, Registry)> {
+    let url = std::env::var(URL).ok()?;
     let log = std::env::var_os(LOG).expect("both are set");
     let log = Arc::new(OpenOptions::new().append(true).create(true).open(log).expect("a log"));
-    let defaults = std::env::var_os(DEFAULTS).is_some();
     let registry = Registry::new().handle_raw(KIND, move |context: Context| {
         let log = log.clone();
         async move {
-            // Those of a worker that is to be killed never end.
-            let first = defaults && context.attempt() == 1;
+            let first = hang && context.attempt() == 1;
             tokio::time::sleep(if first { Duration::from_secs(3600) } else { JOB }).await;
             let line = format!("{} {}\n", number(context.payload()), context.attempt());
             (&*log).write_all(line.as_bytes()).expect("written, whole: it is short");
         }
     });
+    Some((url, registry))
+}
+
+/// This very test program, to run the one test that is named and does what a worker process does.
+pub(crate) fn works(test: &str, server: &RedisServer, log: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
+    command.args(["--exact", test, "--nocapture"]);
+    command.env(URL, server.url()).env(LOG, log);
+    command
+}
+
+/// Not a test but the worker process, unless [`URL`] is not set.
+#[test]
+fn worker_process() {
+    let defaults = std::env::var_os(DEFAULTS).is_some();
+    // Those of a worker that is to be killed never end.
+    let Some((url, registry)) = told_to_work(defaults) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let jobs = if defaults { Redis::open(&url).expect("a good URL") } else { open(&url) };
@@ -78,9 +93,7 @@ impl Fleet {
 }
 
 fn worker(server: &RedisServer, log: &Path, defaults: bool) -> Process {
-    let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
-    command.args(["--exact", "fleet::worker_process", "--nocapture"]);
-    command.env(URL, server.url()).env(LOG, log);
+    let mut command = works("fleet::worker_process", server, log);
     if defaults {
         command.env(DEFAULTS, "1");
     }

@@ -1,24 +1,16 @@
 //! Plain pop promises less: what was in flight when a worker died is lost, and so is what an answer carried that never
 //! arrived. Here it is shown that this is all, and that nothing runs twice.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
 
 use tidegate::backend::redis::{Fetch, Layout, Redis};
-use tidegate::{Context, Registry, Shutdown, Worker};
+use tidegate::{Shutdown, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::books::{Balance, Books, KIND, number, size};
-use crate::crew::{JOB, dismiss, drained, registry, start, until, until_ran};
+use crate::books::{Balance, Books, size};
+use crate::crew::{dismiss, drained, registry, start, until, until_ran};
+use crate::fleet::{told_to_work, works};
 use crate::redis::{Options, Process, RedisServer};
-
-/// The server of a worker process.
-const URL: &str = "TIDEGATE_TEST_PLAIN_URL";
-/// Its file, which gets a line for each run of a job.
-const LOG: &str = "TIDEGATE_TEST_PLAIN_LOG";
 
 const SLOTS: usize = 20;
 
@@ -31,20 +23,10 @@ fn popping(url: &str) -> Redis {
     Redis::builder(url).layout(Layout::Resque).fetch(Fetch::PlainPop).open().expect("good settings")
 }
 
-/// Not a test but a worker process that ends well at SIGTERM, unless [`URL`] is not set.
+/// Not a test but a worker process that ends well at SIGTERM, unless it is told of no server.
 #[test]
 fn popping_process() {
-    let Ok(url) = std::env::var(URL) else { return };
-    let log = std::env::var_os(LOG).expect("both are set");
-    let log = Arc::new(OpenOptions::new().append(true).create(true).open(log).expect("a log"));
-    let registry = Registry::new().handle_raw(KIND, move |context: Context| {
-        let log = log.clone();
-        async move {
-            tokio::time::sleep(JOB).await;
-            let line = format!("{} {}\n", number(context.payload()), context.attempt());
-            (&*log).write_all(line.as_bytes()).expect("written, whole: it is short");
-        }
-    });
+    let Some((url, registry)) = told_to_work(false) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let mut terminate = signal(SignalKind::terminate()).expect("a signal");
@@ -60,10 +42,7 @@ fn popping_process() {
 }
 
 fn process(server: &RedisServer, log: &Path) -> Process {
-    let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
-    command.args(["--exact", "plain::popping_process", "--nocapture"]);
-    command.env(URL, server.url()).env(LOG, log);
-    Process::start(&mut command, &server.folder().file("worker"))
+    Process::start(&mut works("plain::popping_process", server, log), &server.folder().file("worker"))
 }
 
 fn processed(server: &RedisServer) -> u64 {
