@@ -25,7 +25,8 @@ use crate::worker::reconnect::Reconnecting;
 /// tries within the third of a short lease.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
-/// The longest wait after many failures in a row, each of which made it twice as long.
+/// The longest wait after many failures in a row, each of which made it twice as long; of a short lease no more than a
+/// sixth.
 const AFTER_FAILURES: Duration = Duration::from_secs(5);
 
 pub(crate) struct Heartbeat {
@@ -60,7 +61,11 @@ impl Heartbeat {
                     self.telemetry.renewal_lateness.record(seconds(now.duration_since(due_at)));
                     if !self.watch_losses(self.renew(renew, &due)).await {
                         let failures = self.failures.load(Ordering::Relaxed);
-                        let wait = backoff(AFTER_FAILURE, 2.0, AFTER_FAILURES, failures);
+                        let most = self
+                            .leases
+                            .patience()
+                            .map_or(AFTER_FAILURES, |third| AFTER_FAILURES.min(third / 2));
+                        let wait = backoff(AFTER_FAILURE.min(most), 2.0, most, failures);
                         self.watch_losses(tokio::time::sleep(wait)).await;
                     }
                 }

@@ -39,7 +39,7 @@ pub struct ReconnectPolicy {
     pub initial: Duration,
     /// By what it grows with each further failure. Default 2.
     pub factor: f64,
-    /// The longest wait, not below `initial`. Default 2 s, so that work resumes within 2 s of a server's return.
+    /// The longest wait, not below `initial`. Default 1 s, so that work resumes within 2 s of a server's return.
     pub cap: Duration,
     /// The greatest part of a wait that chance may take off, from 0 to 1. Default a half: many workers that
     /// lost the same server do not come back in step.
@@ -55,7 +55,7 @@ impl Default for ReconnectPolicy {
         Self {
             initial: Duration::from_millis(100),
             factor: 2.0,
-            cap: Duration::from_secs(2),
+            cap: Duration::from_secs(1),
             jitter: 0.5,
             call_timeout: Duration::from_secs(10),
         }
