@@ -198,7 +198,7 @@ pub struct FetchRequest {
 impl FetchRequest {
     /// A request for at most `max` deliveries of any queue and kind, waiting up to `wait`.
     pub fn new(max: NonZeroUsize, wait: Duration) -> Self {
-        let call_timeout = Duration::from_secs(10);
+        let call_timeout = CALL_TIMEOUT;
         Self { max, queues: Vec::new(), quotas: Vec::new(), wait, call_timeout, room: Mutex::default() }
     }
 
@@ -230,6 +230,9 @@ impl Clone for FetchRequest {
         Self { max, queues, quotas, wait, call_timeout, room: Mutex::default() }
     }
 }
+
+/// How long an answer is waited for, unless something else is set.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One hand-over of a job: the job, which attempt this is, and the right to work on it.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! while all is well: nothing less important may stand before a renewal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,8 +36,10 @@ pub(crate) struct Heartbeat {
     /// Tells the loop that a run was cancelled.
     pub(crate) cancelled: Arc<Bell>,
     pub(crate) telemetry: Telemetry,
-    /// How many renewals have failed in a row: what is logged is the change.
+    /// How many renewals have failed in a row.
     pub(crate) failures: AtomicU32,
+    /// A log line has said so: what is logged is the change.
+    pub(crate) told: AtomicBool,
 }
 
 impl Heartbeat {
@@ -107,7 +109,8 @@ impl Heartbeat {
                     let what = format!("{asked} leases were to be renewed, and {got} answers came");
                     return self.renewal_failed(&Error::new(ErrorKind::Internal, what));
                 }
-                if self.failures.swap(0, Ordering::Relaxed) > 0 {
+                self.failures.store(0, Ordering::Relaxed);
+                if self.told.swap(false, Ordering::Relaxed) {
                     tracing::info!("leases are renewed again");
                 }
                 let kept = answers.iter().filter(|answer| **answer != Renewal::Lost).count();
@@ -131,7 +134,9 @@ impl Heartbeat {
 
     fn renewal_failed(&self, error: &Error) -> bool {
         self.telemetry.renewal_failures.increment(1);
-        if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        // Of a lost connection the reconnecting session says so.
+        if !error.is_disconnect() && !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = %Chain(error), "leases could not be renewed, trying on until trust in them ends");
         }
         false

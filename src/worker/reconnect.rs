@@ -28,7 +28,7 @@ use crate::error::{Chain, Error, ErrorKind};
 use crate::lease::later;
 use crate::outcome::Panicked;
 use crate::retry::{backoff, less_jitter, unit_random};
-use crate::source::Connect;
+use crate::source::{CALL_TIMEOUT, Connect};
 use crate::telemetry::ConnectionTelemetry;
 
 /// How a lost connection is come back to.
@@ -57,7 +57,7 @@ impl Default for ReconnectPolicy {
             factor: 2.0,
             cap: Duration::from_secs(1),
             jitter: 0.5,
-            call_timeout: Duration::from_secs(10),
+            call_timeout: CALL_TIMEOUT,
         }
     }
 }

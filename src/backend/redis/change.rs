@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::Redis;
 use super::codec::Failure;
-use super::exchange::{RECLAIM, Wish, ask, int, understand};
+use super::exchange::{Heard, RECLAIM, Wish, ask, int, understand};
+use super::failure::nonsense;
 use super::link::{CHANGE, EXCHANGE};
 use super::look::Found;
 use super::source::CANCELLED;
@@ -115,6 +116,9 @@ impl Reclaim for Redis {
         let wish = Wish { reclaim: max.min(RECLAIM), most: 0, queues: &[], until_ms: NEVER_MS, seen: true };
         let call = ask(&self.0.keys, &self.0.terms, &wish, &[], "");
         let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
-        Ok(understand(answer)?.reclaimed)
+        match understand(answer)? {
+            Heard::Answer(answer) => Ok(answer.reclaimed),
+            Heard::TooLate(_) => Err(nonsense("taking back jobs")),
+        }
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct Wish<'a> {
     /// From these; none named: from all.
     pub(super) queues: &'a [Queue],
     /// Until when by the server's clock, in ms since 1970: a server that was silent for a while does what it was told
-    /// meanwhile, and nobody would hear of what it hands over then.
+    /// meanwhile, and nobody would hear of what it has taken or hands over then.
     pub(super) until_ms: u64,
     /// It is to be noted that there is a worker.
     pub(super) seen: bool,
@@ -183,9 +183,23 @@ pub(super) enum Lapses {
     Cancelled,
 }
 
+/// What is heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Answer(Answer),
+    /// Nothing was done: it was too late by the server's clock, which shows this (ms since 1970).
+    TooLate(u64),
+}
+
 /// Reads an answer.
-pub(super) fn understand(answer: Value) -> Result<Answer, Error> {
-    read(answer).ok_or_else(|| nonsense(DOING))
+pub(super) fn understand(answer: Value) -> Result<Heard, Error> {
+    if let Value::Array(parts) = &answer
+        && let [now] = &parts[..]
+        && let Some(now_ms) = int(now).and_then(|now| u64::try_from(now).ok())
+    {
+        return Ok(Heard::TooLate(now_ms));
+    }
+    read(answer).map(Heard::Answer).ok_or_else(|| nonsense(DOING))
 }
 
 fn read(answer: Value) -> Option<Answer> {
@@ -298,8 +312,13 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_form_is_refused() {
-        for answer in [Value::Nil, Value::Int(7), Value::Array(vec![Value::Int(1); 11]), Value::Array(vec![])]
-        {
+        for answer in [
+            Value::Nil,
+            Value::Int(7),
+            Value::Array(vec![Value::Int(1); 11]),
+            Value::Array(vec![Value::Int(-1)]),
+            Value::Array(vec![]),
+        ] {
             assert!(understand(answer).is_err());
         }
     }

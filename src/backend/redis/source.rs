@@ -1,7 +1,7 @@
 //! A worker's session: it takes jobs and settles them, each batch in one exchange.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::codec::{Failure, sidekiq};
-use super::exchange::{self, Answer, DOING, Lapses, MOST, RECLAIM, Taken, Verdict, Wish};
+use super::exchange::{self, Answer, DOING, Heard, Lapses, MOST, RECLAIM, Taken, Verdict, Wish};
 use super::held::Hand;
 use super::layout::Layout;
 use super::link::EXCHANGE;
@@ -22,7 +22,9 @@ use crate::backend::wall_clock;
 use crate::error::Error;
 use crate::job::{Job, Queue, Tag};
 use crate::lease::{Lease, later};
-use crate::source::{Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate};
+use crate::source::{
+    CALL_TIMEOUT, Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate,
+};
 
 /// How often it is looked for what wakes nobody: a job that another process made wait for a time sooner than any that
 /// was known, a lease that another process began, a new queue that is not called `default`.
@@ -42,7 +44,12 @@ pub(super) struct Session {
     /// None were to be taken when the server was last asked.
     paused: AtomicBool,
     clock: Clock,
+    /// How long an answer to a settlement is waited for, as the last fetch had it.
+    call_timeout_ms: AtomicU64,
 }
+
+/// How often an exchange is tried whose end is past by the server's clock, which may have been set.
+const TELLINGS: usize = 3;
 
 impl Session {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
@@ -50,10 +57,11 @@ impl Session {
         let clock = Clock::ask(&mut connection, shared.terms.lease_ttl).await?;
         let watch = Watch::new(shared.dial.clone(), shared.keys.clone());
         let (due, paused) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { shared, connection, watch, due, paused, clock })
+        let call_timeout_ms = AtomicU64::new(exchange::millis(CALL_TIMEOUT));
+        Ok(Self { shared, connection, watch, due, paused, clock, call_timeout_ms })
     }
 
-    /// One exchange, which takes nothing after `until`.
+    /// One exchange, of which nothing is done after `until`.
     async fn ask(
         &self,
         most: usize,
@@ -61,16 +69,28 @@ impl Session {
         verdicts: &[(u64, Verdict)],
         until: Instant,
     ) -> Result<Answer, Error> {
-        let sent_at = Instant::now();
-        let (until_ms, seen) = (self.clock.at(until), self.clock.is_to_be_seen(sent_at));
-        let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
-        let call = exchange::ask(&self.shared.keys, &self.shared.terms, &wish, verdicts, &self.counted_as());
-        let mut connection = self.connection.clone();
-        let answer = exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)?;
-        self.clock.shows(answer.now_ms, sent_at);
+        let counted_as = self.counted_as();
+        for _ in 0..TELLINGS {
+            let sent_at = Instant::now();
+            let (until_ms, seen) = (self.clock.at(until), self.clock.is_to_be_seen(sent_at));
+            let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
+            let call = exchange::ask(&self.shared.keys, &self.shared.terms, &wish, verdicts, &counted_as);
+            let mut connection = self.connection.clone();
+            match exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)? {
+                Heard::TooLate(now_ms) => self.clock.shows(now_ms, sent_at),
+                Heard::Answer(answer) => {
+                    self.clock.shows(answer.now_ms, sent_at);
+                    return Ok(self.heard(answer));
+                }
+            }
+        }
+        Err(Error::timeout(format!("{DOING} failed: the server was told too late")))
+    }
+
+    fn heard(&self, answer: Answer) -> Answer {
         self.paused.store(answer.paused, Ordering::Relaxed);
         self.due.store(answer.job_due.is_some_and(|wait| wait.is_zero()), Ordering::Relaxed);
-        Ok(answer)
+        answer
     }
 
     /// Brings jobs into their queues whose time has come, if there were any when the server was last asked.
@@ -210,7 +230,7 @@ impl Session {
         }
         let (most, queues) = wanted.map_or((0, &[][..]), |wanted| (wanted.max.get(), &wanted.queues[..]));
         let sent_at = Instant::now();
-        let until = later(sent_at, wanted.map(|wanted| wanted.call_timeout).unwrap_or_default());
+        let until = later(sent_at, Duration::from_millis(self.call_timeout_ms.load(Ordering::Relaxed)));
         let answer = self.ask(most, queues, &verdicts, until).await?;
         let refused = answer.refused;
         let tag_of = |token: &u64| settled.iter().map(|settled| settled.tag).find(|tag| tag.token == *token);
@@ -350,8 +370,9 @@ impl Source for Session {
 }
 
 impl Session {
-    /// Says in whose name it takes, where workers have names.
+    /// Notes for how long answers are waited for, and says in whose name it takes, where workers have names.
     fn attend(&self, wanted: &FetchRequest) {
+        self.call_timeout_ms.store(exchange::millis(wanted.call_timeout), Ordering::Relaxed);
         if self.shared.layout == Layout::Resque {
             self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
         }

@@ -8,8 +8,8 @@
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
 --       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 until when
---       (ms) nothing is taken or given back, since who asks waits no longer, 15 whether to note that a worker was seen, 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
--- Answers: the time in ms, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
+--       (ms) anything is done, since who asks waits no longer and will ask again, 15 whether to note that a worker was seen, 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+-- Answers the time in ms; then, unless it was too late, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
 --       in it), of those whose lease has lapsed before the place in this answer and how often, how many jobs
 --       were given back, of those whose failed attempts are counted here the place and how many, and whether none are
@@ -26,6 +26,7 @@ local function int(number) return string.format('%.0f', number) end
 local function next_arg() at = at + 1; return ARGV[at] end
 
 local now = unique_now
+if now > tonumber(ARGV[14]) then return { now } end
 local seconds = tonumber(unique_time[1]) + tonumber(unique_time[2]) / 1000000
 local function score(after) return string.format('%.6f', seconds + after / 1000) end
 
@@ -68,9 +69,7 @@ local function push(side, queue, raw)
     end
 end
 
-local too_late = now > tonumber(ARGV[14])
-local expired = {}
-if not too_late then expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[7]) end
+local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[7])
 local some_lapsed = redis.call('EXISTS', lapsed) == 1
 local some_tried = tried ~= '' and redis.call('EXISTS', tried) == 1
 local some_cancelled = redis.call('EXISTS', cancelled) == 1
@@ -201,7 +200,7 @@ end
 
 local paused = ARGV[13] ~= '' and redis.call('GET', ARGV[13])
 paused = paused and string.lower(string.match(paused, '^%s*(.-)%s*$')) == 'true'
-if paused or too_late then room = 0 end
+if paused then room = 0 end
 local taken, lapses, tries, total = {}, {}, {}, 0
 local function note(list, place, key)
     local times = redis.call('GET', key)
