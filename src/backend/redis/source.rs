@@ -48,6 +48,9 @@ pub(super) struct Session {
     call_timeout_ms: AtomicU64,
 }
 
+/// For the way of an answer a tenth of the time is kept for which it is waited for, and no more than this.
+const WAY_BACK: Duration = Duration::from_secs(1);
+
 /// How often an exchange is tried whose end is past by the server's clock, which may have been set.
 const TELLINGS: usize = 3;
 
@@ -72,7 +75,9 @@ impl Session {
         let counted_as = self.counted_as();
         for _ in 0..TELLINGS {
             let sent_at = Instant::now();
-            let (until_ms, seen) = (self.clock.at(until), self.clock.is_to_be_seen(sent_at));
+            // What is done in time is to be heard of in time.
+            let margin = (until.saturating_duration_since(sent_at) / 10).min(WAY_BACK);
+            let (until_ms, seen) = (self.clock.at(until - margin), self.clock.is_to_be_seen(sent_at));
             let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
             let call = exchange::ask(&self.shared.keys, &self.shared.terms, &wish, verdicts, &counted_as);
             let mut connection = self.connection.clone();
