@@ -45,6 +45,7 @@ mod watch;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -106,6 +107,8 @@ struct Shared {
     fetch: Fetch,
     plain: Plain,
     keys: Arc<Keys>,
+    /// At which place of the failed jobs the next turn goes on that puts some back.
+    rescheduled_to: AtomicUsize,
     /// Who we are to those who look at the list of workers.
     roll: Roll,
     hands: Hands,
@@ -161,6 +164,7 @@ impl Redis {
             fetch: builder.fetch,
             plain: Plain::default(),
             keys: Arc::new(builder.keys()),
+            rescheduled_to: AtomicUsize::new(0),
             roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
