@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidegate::{ErrorKind, NewJob, Settlement};
+use tidegate::{Enqueue as _, ErrorKind, NewJob, Settlement};
 
 use crate::fixture::Scene;
 
@@ -210,7 +210,6 @@ async fn apisonators_queues_go_by_their_order_and_its_bytes_come_through() {
 
 #[tokio::test]
 async fn what_resque_has_no_place_for_is_refused_by_name_and_nothing_is_added() {
-    use tidegate::Enqueue as _;
     let Some(scene) = Scene::start().await else { return };
     let job = || NewJob::new("A", "[]");
     for (job, name) in [
@@ -224,4 +223,15 @@ async fn what_resque_has_no_place_for_is_refused_by_name_and_nothing_is_added() 
         assert!(error.to_string().contains(name), "{error}");
     }
     assert_eq!(scene.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_waiting_job_can_be_cancelled_where_no_dead_ones_are_kept() {
+    let Some(scene) = Scene::with(|builder| builder.max_dead(0)).await else { return };
+    let ids = scene.redis.enqueue(vec![NewJob::new("A", "[1]").queue("main")]).await.expect("enqueued");
+    let backend = scene.redis.backend();
+    let manage = backend.manage().expect("it can");
+    assert!(manage.cancel(ids[0].id()).await.expect("cancelled"));
+    let left: Vec<String> = scene.keys().into_iter().filter(|key| key.starts_with("resque:")).collect();
+    assert_eq!(left, ["resque:queues"]);
 }
