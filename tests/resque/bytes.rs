@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tidegate::{Enqueue as _, ErrorKind, NewJob, Settlement};
 
-use crate::fixture::Scene;
+use crate::fixture::{Scene, queues_of_apisonator_first};
 
 const AT_ONCE: Settlement = Settlement::Retry { after: Duration::ZERO };
 
@@ -223,6 +223,12 @@ async fn what_resque_has_no_place_for_is_refused_by_name_and_nothing_is_added() 
         assert!(error.to_string().contains(name), "{error}");
     }
     assert_eq!(scene.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn of_all_queues_those_of_apisonator_come_first_and_in_its_order() {
+    let Some(scene) = Scene::start().await else { return };
+    queues_of_apisonator_first(&scene).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Scene, until_async, wanted};
+use crate::fixture::{Scene, queues_of_apisonator_first, until_async, wanted};
 use crate::redis::{APISONATOR_MAY, Options, Proxy, RedisServer, Way};
 
 /// A server with that user, and the URL of that user at this port.
@@ -277,4 +277,10 @@ async fn a_late_job_of_a_queue_that_is_no_longer_wanted_is_kept_until_it_can_be_
     owes_and_pops_nothing(&scene, &["other"], "0").await;
     scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(&scene.take(5, &["main"]).await[0].job.payload[..], b"[1]");
+}
+
+#[tokio::test]
+async fn of_all_queues_those_of_apisonator_come_first_and_in_its_order() {
+    let Some(scene) = scene().await else { return };
+    queues_of_apisonator_first(&scene).await;
 }

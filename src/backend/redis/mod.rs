@@ -6,7 +6,7 @@
 //! | layout | Sidekiq's or Resque's keys and payloads, byte for byte: their producers, workers and pages work on the same server unchanged |
 //! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
 //! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
-//! | queues | strictly in the order of the request; without any, all that there are, by their names |
+//! | queues | strictly in the order of the request; without any, all that there are, by their names, in Resque's layout `priority`, `main` and `stats` before others |
 //! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
 //! | leases | run out by the server's clock; any live worker puts their jobs back to the front; a late settlement changes nothing |
 //! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
