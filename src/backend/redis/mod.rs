@@ -50,6 +50,7 @@ use std::sync::atomic::AtomicUsize;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use self::codec::resque::Style;
 use self::codec::sidekiq::Times;
 pub use self::config::RedisBuilder;
 use self::enqueue::Ids;
@@ -118,6 +119,7 @@ struct Shared {
     crash_limit: u32,
     max_payload_bytes: usize,
     times: Times,
+    style: Style,
     ids: Ids,
 }
 
@@ -150,8 +152,9 @@ impl Redis {
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     ///
-    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`) and
-    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)).
+    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`),
+    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)) and `style=node-resque`
+    /// (or `resque`, see [`node_resque_style`](RedisBuilder::node_resque_style)).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -172,6 +175,7 @@ impl Redis {
             crash_limit: builder.crash_limit,
             max_payload_bytes: builder.max_payload_bytes,
             times: builder.times,
+            style: builder.style,
             ids: Ids::default(),
         }))
     }
