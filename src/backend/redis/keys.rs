@@ -60,6 +60,10 @@ pub(super) struct Keys {
     pub(super) lapsed: String,
     /// Hash: the tokens of running jobs that are to be cancelled.
     pub(super) cancelled: String,
+    /// When a worker was last seen (ms), to a second.
+    pub(super) seen: String,
+    /// Until when (ms) no lease is taken for run out, after a time in which no worker was seen.
+    pub(super) lenient: String,
     pub(super) ends: Ends,
     /// Of all queues, those that are taken from before others, in this order. `exchange.lua` has the same.
     pub(super) first: &'static [&'static str],
@@ -115,6 +119,8 @@ impl Keys {
             token: key("tidegate:token"),
             lapsed: key("tidegate:lapsed"),
             cancelled: key("tidegate:cancelled"),
+            seen: key("tidegate:seen"),
+            lenient: key("tidegate:lenient"),
             ends,
             first: if resque { OF_APISONATOR } else { &[] },
             waiting_in: if resque { "delayed" } else { "zset" },
