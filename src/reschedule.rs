@@ -30,7 +30,8 @@ pub trait Reschedule: Send + Sync + 'static {
 pub struct Turn {
     /// The time between two turns of all who ask.
     pub every: Duration,
-    /// At most so many jobs are looked at.
+    /// At most so many jobs are put back or come to the end of their times. Those that stay from before are not counted, so
+    /// that they hold up nobody behind them.
     pub max_jobs: usize,
     /// A job that has been put back so often stays failed.
     pub max_times: u32,

@@ -65,7 +65,8 @@ impl Rescheduler {
         self
     }
 
-    /// How many failed jobs a turn looks at. Default 20,000, as apisonator has it.
+    /// How many failed jobs a turn puts back or gives up at most. Default 20,000, as apisonator has it. Those that were given
+    /// up before are not counted.
     pub fn max_jobs(mut self, jobs: usize) -> Self {
         self.turn.max_jobs = jobs;
         self

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tidegate::{ErrorKind, NewJob, Settlement};
+use tidegate::{Enqueue as _, ErrorKind, NewJob, Settlement};
 
-use crate::fixture::Scene;
+use crate::fixture::{Scene, queues_of_apisonator_first};
 
 const AT_ONCE: Settlement = Settlement::Retry { after: Duration::ZERO };
 
@@ -210,7 +210,6 @@ async fn apisonators_queues_go_by_their_order_and_its_bytes_come_through() {
 
 #[tokio::test]
 async fn what_resque_has_no_place_for_is_refused_by_name_and_nothing_is_added() {
-    use tidegate::Enqueue as _;
     let Some(scene) = Scene::start().await else { return };
     let job = || NewJob::new("A", "[]");
     for (job, name) in [
@@ -224,4 +223,65 @@ async fn what_resque_has_no_place_for_is_refused_by_name_and_nothing_is_added() 
         assert!(error.to_string().contains(name), "{error}");
     }
     assert_eq!(scene.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn of_all_queues_those_of_apisonator_come_first_and_in_its_order() {
+    let Some(scene) = Scene::start().await else { return };
+    queues_of_apisonator_first(&scene).await;
+}
+
+#[tokio::test]
+async fn a_waiting_job_can_be_cancelled_where_no_dead_ones_are_kept() {
+    let Some(scene) = Scene::with(|builder| builder.max_dead(0)).await else { return };
+    let ids = scene.redis.enqueue(vec![NewJob::new("A", "[1]").queue("main")]).await.expect("enqueued");
+    let backend = scene.redis.backend();
+    let manage = backend.manage().expect("it can");
+    assert!(manage.cancel(ids[0].id()).await.expect("cancelled"));
+    let left: Vec<String> = scene.keys().into_iter().filter(|key| key.starts_with("resque:")).collect();
+    assert_eq!(left, ["resque:queues"]);
+}
+
+/// How many scripts the server has run.
+fn scripts(scene: &Scene) -> u64 {
+    let calls = scene.server.info("cmdstat_evalsha").unwrap_or_default();
+    let calls = calls.split(',').find_map(|part| part.strip_prefix("calls="));
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+/// So that nobody else waits long, a script looks at a bounded number of jobs and of seconds, however many wait for the same.
+#[tokio::test]
+async fn however_many_wait_no_script_looks_at_more_than_a_part() {
+    let Some(scene) = Scene::start().await else { return };
+    let after = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000 + seconds);
+    let job =
+        |number: u64, second: u64| NewJob::new("A", format!("[{number}]")).queue("main").at(after(second));
+    let in_one = (0..2_500).map(|number| job(number, 5));
+    let in_each = (2_500..5_000).map(|number| job(number, number));
+    scene.redis.enqueue(in_one.chain(in_each).collect()).await.expect("enqueued");
+    scene.push(NewJob::new("A", "[]").queue("main")).await;
+    let backend = scene.redis.backend();
+    let inspect = backend.inspect().expect("it can");
+    let counts = inspect.counts().await.expect("counted");
+    assert_eq!((counts.ready, counts.delayed), (1, 5_000));
+    let before = scripts(&scene);
+    assert_eq!(inspect.counts().await.expect("counted").delayed, 5_000);
+    assert!(scripts(&scene) - before >= 4, "2,501 seconds in {} calls", scripts(&scene) - before);
+    let before = scripts(&scene);
+    let wanted = tidegate::JobQuery::new(tidegate::JobState::Delayed, 9_000);
+    let listed = inspect.list(&wanted).await.expect("listed");
+    assert!(scripts(&scene) - before >= 5, "5,000 jobs in {} calls", scripts(&scene) - before);
+    let numbers: Vec<_> = listed.iter().map(|it| String::from_utf8_lossy(&it.job.payload)).collect();
+    assert_eq!(numbers, (0..5_000).map(|number| format!("[{number}]")).collect::<Vec<_>>());
+    // In the middle of those of one second, and at the end.
+    let manage = backend.manage().expect("it can");
+    for place in [1_700, 4_999] {
+        let id = &listed[place].job.id;
+        assert_eq!(
+            inspect.find(id).await.expect("looked").map(|found| found.job.id.clone()).as_ref(),
+            Some(id)
+        );
+        assert!(manage.delete(id).await.expect("asked"));
+    }
+    assert_eq!(inspect.counts().await.expect("counted").delayed, 4_998);
 }

@@ -82,3 +82,15 @@ pub(crate) async fn until_async(what: &str, mut condition: impl FnMut() -> bool)
     };
     tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
+
+/// Takes from all queues, and wants apisonator's before others.
+pub(crate) async fn queues_of_apisonator_first(scene: &Scene) {
+    for queue in ["zeta", "stats", "default", "priority", "alpha", "main"] {
+        scene.push(NewJob::new("A", "[]").queue(queue)).await;
+    }
+    for (most, expected) in [(1, &["priority"][..]), (9, &["main", "stats", "alpha", "default", "zeta"])] {
+        let taken = scene.take(most, &[]).await;
+        let queues: Vec<&str> = taken.iter().map(|it| it.job.queue.as_str()).collect();
+        assert_eq!(queues, expected);
+    }
+}

@@ -40,6 +40,21 @@ async fn jobs_that_are_enqueued_here_are_run_by_node() {
 }
 
 #[tokio::test]
+async fn node_finds_a_job_of_ours_to_delete_if_it_is_written_in_its_style() {
+    let (true, Some(scene)) = (Node::is_there(), Scene::with(|builder| builder.node_resque_style()).await)
+    else {
+        return;
+    };
+    scene.push(NewJob::new("Note", r#"[1,{"a":"b"}]"#).queue("low")).await;
+    assert_eq!(
+        scene.ask(&["LINDEX", "resque:queue:low", "0"]),
+        r#"{"class":"Note","queue":"low","args":[1,{"a":"b"}]}"#
+    );
+    let deleted = Node::json("delete.js", &["low", "Note", r#"[1,{"a":"b"}]"#], &scene.server.url());
+    assert_eq!((deleted, &*scene.ask(&["EXISTS", "resque:queue:low"])), (json!(1), "0"));
+}
+
+#[tokio::test]
 async fn what_failed_here_is_seen_by_node_and_goes_back_through_it() {
     let (true, Some(scene)) = (Node::is_there(), Scene::start().await) else { return };
     let url = scene.server.url();

@@ -12,7 +12,7 @@ use tidegate::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Scene, until_async, wanted};
+use crate::fixture::{Scene, queues_of_apisonator_first, until_async, wanted};
 use crate::redis::{APISONATOR_MAY, Options, Proxy, RedisServer, Way};
 
 /// A server with that user, and the URL of that user at this port.
@@ -223,4 +223,64 @@ async fn what_is_no_job_is_not_lost_when_it_can_not_be_written_at_once() {
     assert!(another.fetch(&now, &CancellationToken::new()).await.expect("fetched").is_empty());
     assert!(scene.ask(&["LINDEX", "resque:failed", "0"]).contains("Tidegate::Unreadable"));
     assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
+}
+
+/// Wants the server to be full, and none of these jobs to be popped as long as others are owed to it.
+async fn owes_and_pops_nothing(scene: &Scene, queues: &[&str], left: &str) {
+    let error = scene.source.fetch(&wanted(1, queues, Duration::ZERO), &CancellationToken::new()).await;
+    assert_eq!(error.expect_err("there is no room").kind(), ErrorKind::Full);
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), left);
+}
+
+#[tokio::test]
+async fn what_was_popped_as_a_pause_began_is_kept_until_it_can_be_put_back() {
+    let Some(scene) = scene().await else { return };
+    for number in 0..4 {
+        scene.push(NewJob::new("A", format!("[{number}]")).queue("main")).await;
+    }
+    let running = scene.take(1, &["main"]).await;
+    scene.ask(&["SET", "resque:pause-all-workers", "true"]);
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    owes_and_pops_nothing(&scene, &["main"], "2").await;
+    scene.ask(&["DEL", "resque:pause-all-workers"]);
+    owes_and_pops_nothing(&scene, &["main"], "2").await;
+    let done = [Settled::new(running[0].tag, Settlement::Ack)];
+    let now = wanted(1, &["main"], Duration::ZERO);
+    let error = scene.source.exchange(&done, &now).await.expect_err("there is no room");
+    assert_eq!((error.kind(), scene.ask(&["LLEN", "resque:queue:main"])), (ErrorKind::Full, "2".to_owned()));
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    // It may be another session that does it.
+    let another = scene.redis.intake().source.connect().await.expect("a source");
+    let now = wanted(5, &["main"], Duration::ZERO);
+    let taken = another.fetch(&now, &CancellationToken::new()).await.expect("fetched");
+    let payloads: Vec<_> = taken.iter().map(|it| String::from_utf8_lossy(&it.job.payload)).collect();
+    assert_eq!(payloads, ["[1]", "[2]", "[3]"]);
+    assert!(scene.source.settle(&done).await.expect("settled").0.is_empty());
+}
+
+#[tokio::test]
+async fn a_late_job_of_a_queue_that_is_no_longer_wanted_is_kept_until_it_can_be_put_back() {
+    let Some(scene) = scene().await else { return };
+    let main = wanted(5, &["main"], Duration::from_secs(60));
+    let nobody = CancellationToken::new();
+    let waits =
+        until_async("it waits", || scene.server.clients().iter().any(|client| client.contains("cmd=blpop")));
+    tokio::select! {
+        taken = scene.source.fetch(&main, &nobody) => panic!("there was nothing: {taken:?}"),
+        () = waits => {}
+    }
+    scene.push(NewJob::new("Kept", "[1]").queue("main")).await;
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let other = wanted(5, &["other"], Duration::from_millis(50));
+    let error = scene.source.fetch(&other, &nobody).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    owes_and_pops_nothing(&scene, &["other"], "0").await;
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(&scene.take(5, &["main"]).await[0].job.payload[..], b"[1]");
+}
+
+#[tokio::test]
+async fn of_all_queues_those_of_apisonator_come_first_and_in_its_order() {
+    let Some(scene) = scene().await else { return };
+    queues_of_apisonator_first(&scene).await;
 }

@@ -115,3 +115,32 @@ async fn the_program_stays_out_of_the_list_if_it_is_told_to() {
     assert_eq!(left(&scene), [""; 0]);
     assert!(program.stop().success(), "{}", program.output());
 }
+
+#[tokio::test]
+async fn the_program_writes_jobs_as_node_resque_does_if_it_is_told_to() {
+    let Some(scene) = Scene::start().await else { return };
+    let folder = Folder::new();
+    let file = folder.file("tidegate.toml");
+    let enqueue = |query: &str, args: &[&str]| {
+        let source = format!("{}{query}", scene.server.url());
+        let config = "[redis]\nnode_resque_style = true\n[kinds.A]\nexec = [\"cat\"]\n";
+        std::fs::write(&file, format!("source = \"{source}\"\n{config}")).expect("a file of ours");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let args: Vec<&str> = args.iter().map(|arg| if *arg == "URL" { &*source } else { arg }).collect();
+        command.arg("enqueue").args(args).args(["A", "[1]"]).output().expect("it runs")
+    };
+    let in_style = r#"{"class":"A","queue":"default","args":[1]}"#;
+    let config = file.to_str().expect("plain ASCII");
+    for (query, args, expected) in [
+        ("?layout=resque", &["--config", config][..], in_style),
+        ("?layout=resque&style=resque", &["--config", config], r#"{"class":"A","args":[1]}"#),
+        ("?layout=resque&style=node-resque", &["--source", "URL"], in_style),
+    ] {
+        let output = enqueue(query, args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(scene.ask(&["LPOP", "resque:queue:default"]), expected, "{query}");
+    }
+    let refused = String::from_utf8(enqueue("", &["--config", config]).stderr).expect("UTF-8");
+    let expected = "tidegate.toml:3:21: redis.node_resque_style makes no sense: the style of node-resque is there in Resque's layout only";
+    assert!(refused.contains(expected), "{refused}");
+}

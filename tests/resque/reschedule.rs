@@ -113,6 +113,62 @@ async fn a_job_at_its_cap_stays_among_the_failed_ones_and_is_named_once() {
     assert_eq!(go(&scene.redis, 2).await.put_back, 1);
 }
 
+/// What came of a turn with this limit: how many were put back, and how many stay.
+async fn at_most(scene: &Scene, jobs: usize) -> (usize, usize) {
+    let mut turn = turn(5);
+    turn.max_jobs = jobs;
+    let backend = scene.redis.backend();
+    let done = backend.reschedule().expect("it can").reschedule(&turn).await.expect("asked");
+    next_turn(&scene.server);
+    (done.put_back, done.stay)
+}
+
+#[tokio::test]
+async fn however_many_stay_those_behind_them_have_their_turn() {
+    let Some(scene) = Scene::start().await else { return };
+    let stays = |number: usize| {
+        for _ in 0..number {
+            scene.ask(&["RPUSH", "resque:failed", "no JSON"]);
+        }
+    };
+    stays(250);
+    (0..5).for_each(|number| fail(&scene.server, &job(number)));
+    stays(1);
+    fail(&scene.server, &job(5));
+    // Each goes on where the one before has ended, and the next one begins again.
+    for expected in [(2, 250), (2, 0), (2, 1), (0, 251), (0, 251)] {
+        assert_eq!(at_most(&scene, 2).await, expected);
+    }
+    assert_eq!(list(&scene.server, "resque:queue:main"), (0..6).map(job).collect::<Vec<_>>());
+    // What a person takes out meanwhile makes others come later, but not never.
+    (6..10).for_each(|number| fail(&scene.server, &job(number)));
+    assert_eq!(at_most(&scene, 2).await, (2, 251));
+    scene.ask(&["LTRIM", "resque:failed", "251", "-1"]);
+    assert_eq!(at_most(&scene, 2).await, (2, 0));
+    assert_eq!(list(&scene.server, "resque:failed"), [""; 0]);
+}
+
+/// A queue whose key is something else can't take its job, which stays, and holds up nobody behind it.
+async fn what_its_queue_refuses_stays(server: &RedisServer, redis: &Redis) {
+    let odd = entry(&job(1)).replace("main", "odd");
+    server.command(&["SET", "resque:queue:odd", "no list"]);
+    server.command(&["RPUSH", "resque:failed", &odd]);
+    fail(server, &job(2));
+    let done = go(redis, 5).await;
+    assert_eq!((done.put_back, done.stay), (1, 1));
+    assert_eq!(list(server, "resque:failed"), [odd]);
+    assert_eq!(list(server, "resque:queue:main"), [job(2)]);
+}
+
+#[tokio::test]
+async fn a_job_whose_queue_refuses_it_stays_among_the_failed_ones() {
+    let Some(scene) = Scene::start().await else { return };
+    what_its_queue_refuses_stays(&scene.server, &scene.redis).await;
+    let Some((server, redis)) = plainly() else { return };
+    what_its_queue_refuses_stays(&server, &redis).await;
+    assert!(server.command(&["ACL", "LOG"]).items().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_who_do_it_at_once_one_does_and_no_job_comes_twice() {
     let Some(scene) = Scene::start().await else { return };

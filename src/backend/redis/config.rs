@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
 use super::Redis;
+use super::codec::resque::Style;
 use super::codec::sidekiq::Times;
 use super::exchange::Terms;
 use super::keys::Keys;
@@ -33,6 +34,7 @@ pub struct RedisBuilder {
     pub(super) dead_for: Duration,
     pub(super) max_payload_bytes: usize,
     pub(super) times: Times,
+    pub(super) style: Style,
     timeout: Duration,
     ca_file: Option<PathBuf>,
 }
@@ -61,6 +63,7 @@ impl RedisBuilder {
             dead_for: Duration::from_secs(180 * 86_400),
             max_payload_bytes: 16 << 20,
             times: Times::Millis,
+            style: Style::Resque,
             timeout: Duration::from_secs(5),
             ca_file: None,
         }
@@ -137,6 +140,14 @@ impl RedisBuilder {
         self
     }
 
+    /// Writes every job as node-resque does, with its queue: `{"class":…,"queue":…,"args":…}`, so that its producers find jobs
+    /// of ours by their bytes (`queue.del`, for a job that is to run at once). Default: as Resque does, without; jobs that
+    /// wait for a time are written so anyway. Both are read. In Resque's layout only. What the URL says goes before this.
+    pub fn node_resque_style(mut self) -> Self {
+        self.style = Style::NodeResque;
+        self
+    }
+
     /// How long connecting may take, and the answer to a producer or an operator. Default 5 s. (What a worker asks for
     /// is given up after the worker's own `call_timeout`.)
     pub fn timeout(mut self, time: Duration) -> Self {
@@ -171,6 +182,11 @@ impl RedisBuilder {
         if self.times == Times::Seconds && self.layout != Layout::Sidekiq {
             return Err(Error::invalid(
                 "times are written in Sidekiq's layout only: leave out that they are to be in seconds, or the layout",
+            ));
+        }
+        if self.style == Style::NodeResque && self.layout != Layout::Resque {
+            return Err(Error::invalid(
+                "the style of node-resque is there in Resque's layout only: say layout=resque, or leave the style out",
             ));
         }
         let ca = self.authorities()?;
@@ -224,13 +240,14 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
             "fetch" => builder.fetch = fetch_of(value)?,
             "prefix" => builder.prefix = Some(plain(value)?),
             "times" => builder.times = times_of(value)?,
+            "style" => builder.style = style_of(value)?,
             "db" | "user" | "pass" if by_socket => left.push(pair),
             "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
             // Without its name, which may be a part of a password that should have been escaped.
             _ => {
                 return Err(Error::invalid(
                     "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque, \
-                     prefix=PREFIX, fetch=reliable|plain-pop and times=milliseconds|seconds, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
+                     prefix=PREFIX, fetch=reliable|plain-pop, times=milliseconds|seconds and style=resque|node-resque, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
                 ));
             }
         }
@@ -263,6 +280,16 @@ fn times_of(value: &str) -> Result<Times, Error> {
         _ => Err(Error::invalid(
             "the times in the URL of a Redis server are none: they are in milliseconds or seconds",
         )),
+    }
+}
+
+fn style_of(value: &str) -> Result<Style, Error> {
+    match value {
+        "resque" => Ok(Style::Resque),
+        "node-resque" => Ok(Style::NodeResque),
+        _ => {
+            Err(Error::invalid("the style in the URL of a Redis server is none: it is resque or node-resque"))
+        }
     }
 }
 
@@ -338,6 +365,10 @@ mod tests {
         let times = |query: &str| open(&format!("redis://h?{query}")).expect("a good URL").0.times;
         assert_eq!((times("times=seconds"), times("times=milliseconds")), (Times::Seconds, Times::Millis));
         assert_eq!(times("times=seconds&times=milliseconds"), Times::Millis, "the last counts");
+        let style =
+            |query: &str| open(&format!("redis://h?layout=resque{query}")).expect("a good URL").0.style;
+        assert_eq!((style(""), style("&style=resque")), (Style::Resque, Style::Resque));
+        assert_eq!(style("&style=node-resque"), Style::NodeResque);
         let plain = open("redis://h?layout=resque&fetch=plain-pop").expect("a good URL").backend();
         assert!(plain.intake.renew.is_none() && plain.reclaim.is_none());
         let socket = open("redis+unix:///s?db=2&layout=resque").expect("a good URL");
@@ -350,6 +381,8 @@ mod tests {
             "?fetch=plain-pop&layout=sidekiq",
             "?times=hours",
             "?times=seconds&layout=resque",
+            "?style=bull&layout=resque",
+            "?style=node-resque",
             "?secret=1",
             "?db=1",
             "?prefix=%zz",

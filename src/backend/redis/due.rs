@@ -96,13 +96,16 @@ pub(super) async fn all_queues(
 }
 
 /// The queues that are served by who was told of none: those that there are, and [`Queue::default`], which is to be
-/// waited for before there is one, since the first job on a server mostly comes there.
+/// waited for before there is one, since the first job on a server mostly comes there. In the order in which they are
+/// taken from.
 pub(super) async fn served(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<Vec<Queue>, Error> {
     let mut queues = all_queues(connection, keys).await?;
-    let first = Queue::default();
-    if let Err(place) = queues.binary_search(&first) {
-        queues.insert(place, first);
+    let usual = Queue::default();
+    if let Err(place) = queues.binary_search(&usual) {
+        queues.insert(place, usual);
     }
+    let place = |queue: &Queue| keys.first.iter().position(|first| *first == queue.as_str());
+    queues.sort_by_key(|queue| place(queue).unwrap_or(keys.first.len()));
     Ok(queues)
 }
 

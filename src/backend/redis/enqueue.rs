@@ -13,7 +13,7 @@ use super::failure::nonsense;
 use super::keys::Keys;
 use super::layout::{Fetch, Layout};
 use super::link::ENQUEUE;
-use super::{Redis, SCHEME};
+use super::{Redis, SCHEME, Shared};
 use crate::backend::wall_clock;
 use crate::enqueue::{Clash, Enqueue, Enqueued, NewJob, Start, Unique, Window};
 use crate::error::{Error, ErrorKind};
@@ -58,7 +58,8 @@ impl Redis {
             Start::At(moment) => Some(moment),
         };
         let (at, mut id) = (at.filter(|at| *at > now), self.0.ids.next());
-        let raw = self.0.layout.write(job, &id, now, self.0.times, at.is_some())?;
+        let Shared { layout, times, style, .. } = *self.0;
+        let raw = layout.write(job, &id, now, times, style, at.is_some())?;
         if self.0.layout == Layout::Resque {
             id = stable_id(&raw);
         }

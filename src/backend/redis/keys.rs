@@ -15,6 +15,9 @@ pub(super) const MARK_SECONDS: u64 = 259_200;
 // Of unique keys there are `tidegate:unique:…`, one hash each (`scripts/unique.lua`), `tidegate:order`, which counts how
 // often one was taken, and `tidegate:superseded`, which counts the jobs that made way for newer ones.
 
+/// The queues of apisonator, in the order in which its workers take from them.
+const OF_APISONATOR: &[&str] = &["priority", "main", "stats"];
+
 /// What stands where. Made once a handle.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -62,6 +65,8 @@ pub(super) struct Keys {
     /// Until when (ms) no lease is taken for run out, after a time in which no worker was seen.
     pub(super) lenient: String,
     pub(super) ends: Ends,
+    /// Of all queues, those that are taken from before others, in this order. `exchange.lua` has the same.
+    pub(super) first: &'static [&'static str],
     /// How jobs stand that wait for a time, in the words of `search.lua`.
     pub(super) waiting_in: &'static str,
     /// How the dead ones stand.
@@ -117,6 +122,7 @@ impl Keys {
             seen: key("tidegate:seen"),
             lenient: key("tidegate:lenient"),
             ends,
+            first: if resque { OF_APISONATOR } else { &[] },
             waiting_in: if resque { "delayed" } else { "zset" },
             dead_in: if resque { "list" } else { "zset" },
         }

@@ -139,12 +139,13 @@ impl Layout {
         id: &JobId,
         now: SystemTime,
         times: Times,
+        style: Style,
         scheduled: bool,
     ) -> Result<Vec<u8>, Error> {
         match self {
             Self::Sidekiq => Ok(sidekiq::write(job, id, now, times, scheduled)),
             // What waits has to say for which queue, as in node-resque.
-            Self::Resque => resque::write(job, if scheduled { Style::NodeResque } else { Style::Resque }),
+            Self::Resque => resque::write(job, if scheduled { Style::NodeResque } else { style }),
         }
     }
 

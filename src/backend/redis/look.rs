@@ -20,8 +20,11 @@ use crate::error::Error;
 use crate::inspect::{Counts, Inspect, JobQuery, JobState, Position, StoredJob};
 use crate::job::{Job, JobId, Kind, Queue};
 
-/// How many places of a queue or a set are looked through at a time.
+/// How many places of a queue or a set are looked through at a time, and how many seconds for which jobs wait.
 const PART: usize = 1000;
+
+/// Before all seconds, in the server's words.
+const FIRST: &str = "-inf";
 
 const LOOKING: &str = "looking for a job";
 const LISTING: &str = "listing jobs";
@@ -65,15 +68,23 @@ struct Part<'a> {
     state: JobState,
     /// Whose list it is.
     queue: Option<&'a Queue>,
-    from: usize,
+    from: At,
     most: usize,
     with: &'a str,
     without: &'a str,
 }
 
+/// A place at a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct At {
+    place: usize,
+    /// In whose list that is, where jobs wait in lists of those of one second: its score. None is the first.
+    second: Option<f64>,
+}
+
 impl<'a> Part<'a> {
     fn of(key: &'a str, how: &'static str, place: Place, state: JobState) -> Self {
-        Self { key, how, place, state, queue: None, from: 0, most: PART, with: "", without: "" }
+        Self { key, how, place, state, queue: None, from: At::default(), most: PART, with: "", without: "" }
     }
 
     fn of_queue(key: &'a str, queue: &'a Queue) -> Self {
@@ -129,26 +140,28 @@ impl Redis {
         for part in sets.chain(lists).chain([Part::of_held(keys)]) {
             let mut part = Part { with, without, ..part };
             loop {
-                let (seen, found) = self.part(part, LOOKING).await?;
+                let (next, found) = self.part(part, LOOKING).await?;
                 if let Some(found) = found.into_iter().find(|found| found.job.job.id == *id && wanted(found))
                 {
                     return Ok(Some(found));
                 }
-                part.from += PART;
-                if seen < PART || part.how == "hash" {
-                    break;
-                }
+                let Some(next) = next else { break };
+                part.from = next;
             }
         }
         Ok(None)
     }
 
-    /// What is meant of a part, and how much there was in it.
-    async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(usize, Vec<Found>), Error> {
+    /// What is meant of a part, and where the next one begins, if there may be more.
+    async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(Option<At>, Vec<Found>), Error> {
         let keys = &self.0.keys;
         let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
-        call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
+        call.arg(part.how).arg(part.from.place).arg(part.most).arg(part.with).arg(part.without);
         call.arg(&keys.tried).arg(&keys.delayed);
+        match part.from.second {
+            Some(second) => call.arg(second.to_string()),
+            None => call.arg(FIRST),
+        };
         let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
         read_part(answer, &part, self.0.layout, keys).ok_or_else(|| nonsense(doing))
     }
@@ -160,14 +173,26 @@ impl Redis {
     }
 }
 
-fn read_part(answer: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Option<(usize, Vec<Found>)> {
-    let [seen, found] = <[Value; 2]>::try_from(array(answer)?).ok()?;
-    let seen = usize::try_from(int(&seen)?).ok()?;
+fn read_part(
+    answer: Value,
+    part: &Part<'_>,
+    layout: Layout,
+    keys: &Keys,
+) -> Option<(Option<At>, Vec<Found>)> {
+    let [seen, last, found] = <[Value; 3]>::try_from(array(answer)?).ok()?;
+    let (seen, last) = (usize::try_from(int(&seen)?).ok()?, text(last)?);
+    let next = match part.how {
+        // There are as many with workers as these have slots, and all of them were looked at.
+        "hash" => None,
+        "delayed" if last.is_empty() => None,
+        "delayed" => Some(At { place: seen, second: Some(last.parse().ok()?) }),
+        _ => (seen == PART).then_some(At { place: part.from.place + PART, second: None }),
+    };
     let found = array(found)?
         .into_iter()
         .map(|found| read_found(found, part, layout, keys))
         .collect::<Option<_>>()?;
-    Some((seen, found))
+    Some((next, found))
 }
 
 fn read_found(found: Value, part: &Part<'_>, layout: Layout, keys: &Keys) -> Option<Found> {
@@ -282,30 +307,29 @@ struct Cursor {
     how: &'static str,
     place: Place,
     queue: Option<Queue>,
-    /// The next place to look at.
-    from: usize,
-    /// There may be more.
-    more: bool,
+    /// The next place to look at, if there may be more.
+    next: Option<At>,
     ahead: VecDeque<StoredJob>,
 }
 
 impl Cursor {
     fn new(key: String, how: &'static str, place: Place, queue: Option<Queue>) -> Self {
-        Self { key, how, place, queue, from: 0, more: true, ahead: VecDeque::new() }
+        Self { key, how, place, queue, next: Some(At::default()), ahead: VecDeque::new() }
     }
 
     /// Reads on until a job is there that is wanted, or the end.
     async fn fill(&mut self, redis: &Redis, wanted: &JobQuery) -> Result<(), Error> {
-        while self.ahead.is_empty() && self.more {
+        while self.ahead.is_empty()
+            && let Some(from) = self.next
+        {
             let how = self.how;
             let part = Part::of(&self.key, how, self.place, wanted.state);
-            let part = Part { queue: self.queue.as_ref(), from: self.from, ..part };
-            let (seen, mut found) = redis.part(part, LISTING).await?;
+            let part = Part { queue: self.queue.as_ref(), from, ..part };
+            let (next, mut found) = redis.part(part, LISTING).await?;
             if how == "hash" {
                 found.sort_by_key(|found| std::str::from_utf8(&found.here).ok()?.parse::<u64>().ok());
             }
-            self.from += PART;
-            self.more = seen == PART && how != "hash";
+            self.next = next;
             let jobs = found.into_iter().map(|found| found.job);
             self.ahead.extend(jobs.filter(|job| wanted.takes(&job.job)));
         }
@@ -376,7 +400,7 @@ impl Inspect for Redis {
     /// What was done is what was processed and has not failed, by Sidekiq's counters: of all workers there ever were.
     async fn counts(&self) -> Result<Counts, Error> {
         let keys = &self.0.keys;
-        let mut call = COUNT.call(&[
+        let sets = [
             &keys.queues,
             &keys.schedule,
             &keys.retry,
@@ -384,14 +408,25 @@ impl Inspect for Redis {
             &keys.dead,
             &keys.processed,
             &keys.failed,
-        ]);
-        call.arg(&keys.queue).arg(&keys.delayed).arg(keys.dead_in);
-        let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
-        let counts: Option<Vec<u64>> = array(answer)
-            .and_then(|counts| counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect());
+        ];
+        let (mut from, mut counted) = (FIRST.to_owned(), 0);
+        let counts = loop {
+            let mut call = COUNT.call(&sets.map(String::as_str));
+            call.arg(&keys.queue).arg(&keys.delayed).arg(keys.dead_in).arg(&from).arg(PART);
+            let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;
+            let answer = array(answer).ok_or_else(|| nonsense(COUNTING))?;
+            let [of_seconds, last] = match <[Value; 2]>::try_from(answer) {
+                Ok(part) => part,
+                Err(all) => break all,
+            };
+            counted += int(&of_seconds).and_then(|jobs| u64::try_from(jobs).ok()).unwrap_or_default();
+            from = format!("({}", text(last).ok_or_else(|| nonsense(COUNTING))?);
+        };
+        let counts: Option<Vec<u64>> = counts.iter().map(|count| u64::try_from(int(count)?).ok()).collect();
         let counts = counts.and_then(|counts| <[u64; 7]>::try_from(counts).ok());
         let [ready, delayed, leased, dead, processed, failed, superseded] =
             counts.ok_or_else(|| nonsense(COUNTING))?;
+        let delayed = delayed + counted;
         let done = processed.saturating_sub(failed);
         let ready_since = if ready > 0 { self.ready_since().await? } else { None };
         Ok(Counts { ready, delayed, leased, dead, done, kept: 0, superseded, ready_since })

@@ -6,7 +6,7 @@
 //! | layout | Sidekiq's or Resque's keys and payloads, byte for byte: their producers, workers and pages work on the same server unchanged |
 //! | durable | as the server is: what `appendonly yes` with `appendfsync always` acknowledges survives it; a failover loses what the replica had not got |
 //! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
-//! | queues | strictly in the order of the request; without any, all that there are, by their names |
+//! | queues | strictly in the order of the request; without any, all that there are, by their names, in Resque's layout `priority`, `main` and `stats` before others |
 //! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
 //! | leases | run out by the server's clock, but not while the server is away; any live worker puts their jobs back to the front; what is settled after that changes nothing |
 //! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
@@ -46,10 +46,12 @@ mod watch;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use self::codec::resque::Style;
 use self::codec::sidekiq::Times;
 pub use self::config::RedisBuilder;
 use self::enqueue::Ids;
@@ -107,6 +109,8 @@ struct Shared {
     fetch: Fetch,
     plain: Plain,
     keys: Arc<Keys>,
+    /// At which place of the failed jobs the next turn goes on that puts some back.
+    rescheduled_to: AtomicUsize,
     /// Who we are to those who look at the list of workers.
     roll: Roll,
     hands: Hands,
@@ -116,6 +120,7 @@ struct Shared {
     crash_limit: u32,
     max_payload_bytes: usize,
     times: Times,
+    style: Style,
     ids: Ids,
 }
 
@@ -148,8 +153,9 @@ impl Redis {
     /// With `rediss` instead of `redis`, it is spoken in TLS, with the sentinels too, and the certificate must be good
     /// for the host: see [`ca_file`](RedisBuilder::ca_file).
     ///
-    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`) and
-    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)).
+    /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`),
+    /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)) and `style=node-resque`
+    /// (or `resque`, see [`node_resque_style`](RedisBuilder::node_resque_style)).
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }
@@ -162,6 +168,7 @@ impl Redis {
             fetch: builder.fetch,
             plain: Plain::default(),
             keys: Arc::new(builder.keys()),
+            rescheduled_to: AtomicUsize::new(0),
             roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
             bell: Notify::new(),
@@ -169,6 +176,7 @@ impl Redis {
             crash_limit: builder.crash_limit,
             max_payload_bytes: builder.max_payload_bytes,
             times: builder.times,
+            style: builder.style,
             ids: Ids::default(),
         }))
     }

@@ -5,8 +5,13 @@
 //! that whoever else edits the list is not in the way, and after its job was put back: if we die in between, the job is
 //! there twice rather than not at all. (Where scripts are allowed, transactions are too, and both happen or neither.)
 //! Commands of apisonator's access list suffice.
+//!
+//! What stays is at the head of the list, and more and more of it. So a turn that has to leave off says where, and the next
+//! one of this handle goes on there, and begins again when it has come to the end. The place is a number: when somebody
+//! takes out what stands before it, some are passed over, which come when the list is gone through again.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,6 +39,9 @@ const ENOUGH: Duration = Duration::from_millis(22_500);
 
 /// How many entries are read at a time.
 const PART: usize = 100;
+
+/// How many commands put a job back.
+const COMMANDS: usize = 3;
 
 /// What stands behind the count of a job that was named.
 const NAMED: &str = "named";
@@ -86,98 +94,186 @@ struct Run<'r> {
 
 /// An entry whose job may go back.
 struct Entry {
+    /// Where it stands in its part of the list.
+    place: usize,
     whole: Bytes,
     payload: Bytes,
     queue: Queue,
     job: GivenUp,
+    /// Where it is counted how often it was put back.
+    count: String,
+}
+
+/// What came of a part of the list.
+#[derive(Default)]
+struct Part {
+    looked: usize,
+    put_back: usize,
 }
 
 impl Run<'_> {
     async fn go(mut self) -> Result<Rescheduled, Error> {
         let mut done = Rescheduled::default();
         let there = self.ask(redis::cmd("LLEN").arg(&self.shared.keys.dead)).await?;
-        // What fails anew meanwhile is for the next turn.
         let there =
             int(&there).and_then(|there| usize::try_from(there).ok()).ok_or_else(|| nonsense(DOING))?;
-        let most = there.min(self.turn.max_jobs);
-        while done.put_back + done.stay < most && self.since.elapsed() < ENOUGH {
-            let seen = done.put_back + done.stay;
-            let (from, length) = (done.stay, PART.min(most - seen));
+        let left_off = &self.shared.rescheduled_to;
+        let mut at = Some(left_off.load(Ordering::Relaxed)).filter(|at| *at < there).unwrap_or(0);
+        // What fails anew meanwhile is for the next turn.
+        let mut left = there - at;
+        while left > 0 && self.room(&done) > 0 && self.since.elapsed() < ENOUGH {
             let mut range = redis::cmd("LRANGE");
-            range.arg(&self.shared.keys.dead).arg(from).arg(from + length - 1);
+            range.arg(&self.shared.keys.dead).arg(at).arg(at + PART.min(left) - 1);
             let part = array(self.ask(&range).await?).ok_or_else(|| nonsense(DOING))?;
             let part: Vec<Bytes> = part.into_iter().filter_map(bytes).map(Bytes::from).collect();
             if part.is_empty() {
+                left = 0;
                 break;
             }
-            self.put_back(part, &mut done).await?;
+            let Part { looked, put_back } = self.put_back(part, &mut done).await?;
+            at += looked - put_back;
+            left = left.saturating_sub(looked);
         }
+        left_off.store(if left == 0 { 0 } else { at }, Ordering::Relaxed);
         Ok(done)
     }
 
-    async fn put_back(&mut self, part: Vec<Bytes>, done: &mut Rescheduled) -> Result<(), Error> {
-        let whole = part.len();
-        let entries: Vec<Entry> = part.into_iter().filter_map(|whole| self.entry(whole)).collect();
-        done.stay += whole - entries.len();
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let counts: Vec<String> = entries.iter().map(|entry| self.count_key(entry)).collect();
-        let times = array(self.ask(redis::cmd("MGET").arg(&counts)).await?).ok_or_else(|| nonsense(DOING))?;
-        let mut all = redis::pipe();
-        if self.shared.fetch == Fetch::Reliable {
-            all.atomic();
-        }
-        let (mut put_back, mut stay, mut given_up) = (0, 0, Vec::new());
-        for ((entry, count), times) in entries.into_iter().zip(&counts).zip(times) {
-            let times = text(times).unwrap_or_default();
+    /// How many more may be put back or given up. What has stayed before is not counted: else nobody behind it would have
+    /// a turn.
+    fn room(&self, done: &Rescheduled) -> usize {
+        self.turn.max_jobs.saturating_sub(done.put_back + done.given_up.len())
+    }
+
+    async fn put_back(&mut self, part: Vec<Bytes>, done: &mut Rescheduled) -> Result<Part, Error> {
+        let (room, mut looked) = (self.room(done), part.len());
+        let entries: Vec<Entry> =
+            part.into_iter().enumerate().filter_map(|(place, whole)| self.entry(place, whole)).collect();
+        let times = self.counted(&entries).await?;
+        let (mut back, mut given_up, mut marks) = (Vec::new(), Vec::new(), redis::pipe());
+        for (entry, times) in entries.into_iter().zip(times) {
+            if back.len() + given_up.len() == room {
+                looked = entry.place;
+                break;
+            }
+            let Some(times) = times else { continue };
             let (times, named) = times.split_once(' ').unwrap_or((&times, ""));
             let times: u32 = times.parse().unwrap_or(0);
             if times < self.turn.max_times {
-                self.add(&mut all, &entry, count, times + 1);
-                put_back += 1;
+                back.push((entry, times + 1));
                 continue;
             }
             // It stays, and with each turn the time for which that is kept begins anew.
             let value = format!("{times} {NAMED}");
-            all.cmd("SETEX").arg(count).arg(MARK_SECONDS).arg(value);
-            stay += 1;
+            marks.cmd("SETEX").arg(&entry.count).arg(MARK_SECONDS).arg(value);
             if named.is_empty() {
                 given_up.push(entry.job);
             }
         }
-        self.send(&all).await?;
-        done.put_back += put_back;
-        done.stay += stay;
+        match self.shared.fetch {
+            Fetch::Reliable => self.move_back(&back, marks).await?,
+            Fetch::PlainPop => self.move_back_plainly(&back, marks).await?,
+        }
+        done.put_back += back.len();
+        done.stay += looked - back.len();
         done.given_up.append(&mut given_up);
-        Ok(())
+        Ok(Part { looked, put_back: back.len() })
     }
 
     /// What can't go back is none.
-    fn entry(&self, whole: Bytes) -> Option<Entry> {
+    fn entry(&self, place: usize, whole: Bytes) -> Option<Entry> {
         let read = resque::read_failed(&whole).ok().filter(|read| read.retried_at.is_none())?;
         let job = self.shared.layout.read(&read.payload, &read.queue).ok()?.job;
         let job = GivenUp::new(job.id, job.kind, read.queue.clone());
-        Some(Entry { whole, payload: read.payload, queue: read.queue, job })
+        let count = format!("{}{}", self.shared.keys.rescheduled, stable_id(&read.payload).as_str());
+        Some(Entry { place, whole, payload: read.payload, queue: read.queue, job, count })
     }
 
-    fn count_key(&self, entry: &Entry) -> String {
-        format!("{}{}", self.shared.keys.rescheduled, stable_id(&entry.payload).as_str())
+    /// What is counted beside each of these; nothing for one whose queue's key is something else, which can't take it.
+    async fn counted(&mut self, entries: &[Entry]) -> Result<Vec<Option<String>>, Error> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut queues: Vec<&Queue> = entries.iter().map(|entry| &entry.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        let mut ask = redis::pipe();
+        let counts: Vec<&str> = entries.iter().map(|entry| &*entry.count).collect();
+        ask.cmd("MGET").arg(counts);
+        for queue in &queues {
+            ask.cmd("LLEN").arg(self.shared.keys.of_queue(queue));
+        }
+        let mut answers = self.answers(&ask).await?.into_iter();
+        let times = answers.next().ok_or_else(|| nonsense(DOING))?;
+        let times = times.extract_error().map_err(|error| failed(DOING, error))?;
+        let times = array(times).ok_or_else(|| nonsense(DOING))?;
+        let mut refuse = Vec::new();
+        for (queue, answer) in queues.into_iter().zip(answers) {
+            match answer.extract_error() {
+                Ok(_) => {}
+                Err(error) if error.code() == Some("WRONGTYPE") => refuse.push(queue),
+                Err(error) => return Err(failed(DOING, error)),
+            }
+        }
+        let beside = |(entry, times): (&Entry, Value)| {
+            (!refuse.contains(&&entry.queue)).then(|| text(times).unwrap_or_default())
+        };
+        Ok(entries.iter().zip(times).map(beside).collect())
     }
 
-    fn add(&self, all: &mut Pipeline, entry: &Entry, count: &str, times: u32) {
+    /// Adds [`COMMANDS`], the last of which puts the job into its queue.
+    fn push(&self, all: &mut Pipeline, entry: &Entry, times: u32) {
         let keys = &self.shared.keys;
-        all.cmd("SETEX").arg(count).arg(MARK_SECONDS).arg(times);
+        all.cmd("SETEX").arg(&entry.count).arg(MARK_SECONDS).arg(times);
         all.cmd("SADD").arg(&keys.queues).arg(entry.queue.as_str());
         all.cmd(keys.ends.back).arg(keys.of_queue(&entry.queue)).arg(&entry.payload[..]);
-        all.cmd("LREM").arg(&keys.dead).arg(1).arg(&entry.whole[..]);
+    }
+
+    fn remove(&self, all: &mut Pipeline, entry: &Entry) {
+        all.cmd("LREM").arg(&self.shared.keys.dead).arg(1).arg(&entry.whole[..]);
+    }
+
+    async fn move_back(&mut self, back: &[(Entry, u32)], mut all: Pipeline) -> Result<(), Error> {
+        for (entry, times) in back {
+            self.push(&mut all, entry, *times);
+            self.remove(&mut all, entry);
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        all.atomic().query_async(self.connection).await.map_err(|error| failed(DOING, error))
+    }
+
+    /// Only the entries of those go that stand in their queues: the server may refuse to take a job, and would remove its
+    /// entry all the same.
+    async fn move_back_plainly(&mut self, back: &[(Entry, u32)], marks: Pipeline) -> Result<(), Error> {
+        let mut all = marks;
+        let skip = all.len();
+        back.iter().for_each(|(entry, times)| self.push(&mut all, entry, *times));
+        if all.is_empty() {
+            return Ok(());
+        }
+        let answers = self.answers(&all).await?;
+        let (mut gone, mut refused) = (redis::pipe(), None);
+        for ((entry, _), answers) in back.iter().zip(answers[skip..].chunks_exact(COMMANDS)) {
+            match answers[COMMANDS - 1].clone().extract_error() {
+                Ok(_) => self.remove(&mut gone, entry),
+                Err(error) => drop(refused.get_or_insert_with(|| failed(DOING, error))),
+            }
+        }
+        if !gone.is_empty() {
+            gone.query_async::<()>(self.connection).await.map_err(|error| failed(DOING, error))?;
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, Error> {
         send(self.connection, DOING, command).await
     }
 
-    async fn send(&mut self, all: &Pipeline) -> Result<(), Error> {
-        all.query_async(self.connection).await.map_err(|error| failed(DOING, error))
+    /// What each is answered, which may be an error of its own.
+    async fn answers(&mut self, all: &Pipeline) -> Result<Vec<Value>, Error> {
+        let answers = self.connection.send_packed_commands(all, 0, all.len()).await;
+        let answers = answers.map_err(|error| failed(DOING, error))?;
+        if answers.len() == all.len() { Ok(answers) } else { Err(nonsense(DOING)) }
     }
 }

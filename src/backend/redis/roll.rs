@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -82,7 +82,7 @@ impl Roll {
         }
         match shared.fetch {
             Fetch::Reliable => enter(connection, keys, &name, beaten.is_none()).await?,
-            Fetch::PlainPop => enter_plainly(connection, keys, &name).await?,
+            Fetch::PlainPop => enter_plainly(connection, keys, &name, beaten.is_none()).await?,
         }
         lock(&self.0).beaten = Some(now);
         Ok(())
@@ -158,10 +158,28 @@ async fn enter(
 }
 
 /// Without a heartbeat, which needs `TIME`, and `HDEL` at the end: who has none is not taken for dead.
-async fn enter_plainly(connection: &mut MultiplexedConnection, keys: &Keys, name: &str) -> Result<(), Error> {
-    let started = format!("{}{name}:started", keys.worker);
-    send(connection, DOING, redis::cmd("SADD").arg(&keys.workers).arg(name)).await?;
-    send(connection, DOING, redis::cmd("SET").arg(started).arg(dates::ruby(wall_clock()))).await.map(drop)
+async fn enter_plainly(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    name: &str,
+    first: bool,
+) -> Result<(), Error> {
+    for command in plain_entry(keys, name, first.then(wall_clock)) {
+        send(connection, DOING, &command).await?;
+    }
+    Ok(())
+}
+
+/// What enters it; and says since when it has run, if it has just started.
+fn plain_entry(keys: &Keys, name: &str, started: Option<SystemTime>) -> Vec<Cmd> {
+    let started = started.map(|now| {
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{}{name}:started", keys.worker)).arg(dates::ruby(now));
+        set
+    });
+    let mut enter = redis::cmd("SADD");
+    enter.arg(&keys.workers).arg(name);
+    started.into_iter().chain([enter]).collect()
 }
 
 async fn time(connection: &mut MultiplexedConnection) -> Result<SystemTime, Error> {
@@ -218,4 +236,24 @@ fn host() -> String {
     let name: String =
         named.trim().chars().filter(|c| !matches!(c, ':' | ',') && !c.is_whitespace()).collect();
     if name.is_empty() { "localhost".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::redis::layout::Layout;
+
+    #[test]
+    fn who_beats_again_keeps_the_time_at_which_it_has_started() {
+        let keys = Keys::new(Layout::Resque, "resque:");
+        let sent = |started| -> Vec<String> {
+            let commands = plain_entry(&keys, "h:1:*", started);
+            let packed = commands.iter().map(Cmd::get_packed_command);
+            packed.map(|command| String::from_utf8_lossy(&command).replace("\r\n", " ")).collect()
+        };
+        let first = sent(Some(SystemTime::UNIX_EPOCH));
+        assert!(first[0].contains("SET $27 resque:worker:h:1:*:started $25 1970-01-01"), "{first:?}");
+        assert_eq!(first[1..], sent(None));
+        assert_eq!(sent(None), ["*3 $4 SADD $14 resque:workers $5 h:1:* "]);
+    }
 }

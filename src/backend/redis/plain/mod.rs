@@ -49,6 +49,11 @@ pub(super) struct Plain {
     warned: AtomicBool,
     /// Entries for the list of failed jobs that could not be written yet.
     owed: Mutex<Vec<Vec<u8>>>,
+    /// Jobs that could not be put back yet, as they were popped. No session pops more while there are any, so these are no
+    /// more than each has popped at once.
+    kept: Mutex<Vec<(Queue, Bytes)>>,
+    /// It was said that there are some.
+    said: AtomicBool,
 }
 
 /// One session of a worker.
@@ -145,18 +150,6 @@ impl PlainSession {
             self.give_back(std::mem::take(&mut taken.jobs)).await?;
         }
         Ok(taken)
-    }
-
-    /// Puts jobs back to where they were popped from.
-    async fn give_back(&self, jobs: Vec<(Queue, Bytes)>) -> Result<(), Error> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let mut all = redis::pipe();
-        for (queue, raw) in jobs.iter().rev() {
-            all.cmd(self.shared.keys.ends.front).arg(self.shared.keys.of_queue(queue)).arg(&raw[..]);
-        }
-        self.send(DOING, &all).await.map(drop)
     }
 
     /// Makes deliveries of what was taken, and adds them.
@@ -303,9 +296,10 @@ impl Source for PlainSession {
         let deadline = later(Instant::now(), wanted.wait);
         let mut deliveries = wanted.room();
         self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
-        self.pay().await?;
         loop {
             let now = Instant::now();
+            // Of what is owed to the server there is no more than it was: nothing is popped before.
+            self.pay().await?;
             if stop.is_cancelled() {
                 return Ok(deliveries);
             }
@@ -364,7 +358,8 @@ impl Source for PlainSession {
         settled: &[Settled],
         wanted: &FetchRequest,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
-        let done = if self.rests().is_some() { None } else { self.only_done(settled) };
+        let waits = self.owes() || self.rests().is_some();
+        let done = if waits { None } else { self.only_done(settled) };
         let Some((tally, stale)) = done else {
             // What has to be written is not sent with a pop: if it is refused, nobody asks for what was popped.
             let stale = self.write(settled).await?;

@@ -3,8 +3,10 @@
 //! When the connection is lost while something is written, it may be written twice: a job that is handed back, and an
 //! entry of the failed ones.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
@@ -15,12 +17,13 @@ use crate::backend::redis::failure::failed;
 use crate::backend::redis::held::Hand;
 use crate::backend::redis::keys::{Keys, MARK_SECONDS};
 use crate::backend::wall_clock;
-use crate::error::Error;
-use crate::job::Tag;
+use crate::error::{Chain, Error};
+use crate::job::{Queue, Tag};
 use crate::source::{MAX_REASON_BYTES, Settled, Settlement, Stale, truncate};
 use crate::sync::lock;
 
 const DOING: &str = "settling jobs";
+const GIVING_BACK: &str = "putting back jobs that are not to run now";
 
 /// A job that is put off can't wait, and comes again when its queue has got through. So that it does not go round and
 /// round meanwhile, no job is taken for so long.
@@ -178,8 +181,71 @@ impl PlainSession {
         }
     }
 
-    /// Writes the entries of jobs that could not be understood when they came.
+    /// Puts jobs back to where they were popped from. What the server does not take is kept, and put back with
+    /// [`pay`](Self::pay).
+    pub(super) async fn give_back(&self, jobs: Vec<(Queue, Bytes)>) -> Result<(), Error> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let keys = &self.shared.keys;
+        let mut all = redis::pipe();
+        for (queue, raw) in jobs.iter().rev() {
+            all.cmd(keys.ends.front).arg(keys.of_queue(queue)).arg(&raw[..]);
+        }
+        let (left, error) = match self.send(GIVING_BACK, &all).await {
+            Ok(answers) => {
+                let mut error = None;
+                let mut left = Vec::new();
+                for (job, answer) in jobs.into_iter().zip(answers.into_iter().rev()) {
+                    if let Err(why) = answer.extract_error() {
+                        left.push(job);
+                        error = Some(failed(GIVING_BACK, why));
+                    }
+                }
+                (left, error)
+            }
+            Err(error) => (jobs, Some(error)),
+        };
+        let Some(error) = error else { return Ok(()) };
+        let plain = &self.shared.plain;
+        let jobs = left.len();
+        lock(&plain.kept).splice(0..0, left);
+        if !plain.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target = self.shared.dial.target,
+                jobs,
+                error = %Chain(&error),
+                "plain pop: jobs that are not to run now can't be put back: they stand in this process alone until they \
+                 are, and no others are popped"
+            );
+        }
+        Err(error)
+    }
+
+    /// Something is kept here that is to stand on the server.
+    pub(super) fn owes(&self) -> bool {
+        let plain = &self.shared.plain;
+        !lock(&plain.kept).is_empty() || !lock(&plain.owed).is_empty()
+    }
+
+    /// Writes what could not be written when it was to: jobs that are not to run now, and the entries of those that could
+    /// not be understood.
     pub(super) async fn pay(&self) -> Result<(), Error> {
+        let plain = &self.shared.plain;
+        let kept = std::mem::take(&mut *lock(&plain.kept));
+        if !kept.is_empty() {
+            self.give_back(kept).await?;
+            if plain.said.swap(false, Ordering::Relaxed) {
+                tracing::info!(
+                    target = self.shared.dial.target,
+                    "plain pop: the jobs that were kept are put back"
+                );
+            }
+        }
+        self.pay_entries().await
+    }
+
+    async fn pay_entries(&self) -> Result<(), Error> {
         let owed = std::mem::take(&mut *lock(&self.shared.plain.owed));
         if owed.is_empty() {
             return Ok(());

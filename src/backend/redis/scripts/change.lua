@@ -56,7 +56,11 @@ if kind == 'delayed' then
 end
 if to == 'dead' and ARGV[10] == 'list' then
     redis.call('RPUSH', KEYS[3], after)
-    if ARGV[7] ~= '' then redis.call('LTRIM', KEYS[3], -tonumber(ARGV[7]), -1) end
+    if ARGV[7] == '0' then
+        redis.call('DEL', KEYS[3])
+    elseif ARGV[7] ~= '' then
+        redis.call('LTRIM', KEYS[3], -tonumber(ARGV[7]), -1)
+    end
 elseif to == 'dead' then
     local now = unique_now / 1000
     redis.call('ZADD', KEYS[3], string.format('%.3f', now), after)

@@ -216,7 +216,13 @@ if room > 0 then
         local known = false
         for _, name in ipairs(names) do known = known or name == 'default' end
         if not known then names[#names + 1] = 'default' end
-        table.sort(names)
+        -- In Resque's layout apisonator's come first (`Keys::first`).
+        local first = dead_in == 'list' and { priority = 1, main = 2, stats = 3 } or {}
+        table.sort(names, function(a, b)
+            local left, right = first[a] or 4, first[b] or 4
+            if left ~= right then return left < right end
+            return a < b
+        end)
     end
     for _, name in ipairs(names) do
         local got = redis.pcall(pop, prefix .. name, room)

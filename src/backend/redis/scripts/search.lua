@@ -2,14 +2,14 @@
 -- KEYS: 1 the key, 2 leases, 3 cancelled, 4 the mark that there are lapsed jobs.
 -- ARGV: 1 list, tail (a list from its end), delayed (a set of seconds, of each a list), zset or hash, 2 the first place, 3 how many places, 4 what it must have in
 --       it, 5 what it must not have in it, if anything, 6 where the failed attempts are counted of jobs that do not say it,
---       7 what the keys of the lists begin with that stand for seconds.
--- Answers how many there were in this part, and of those that are meant: what stands there, its score or its field,
+--       7 what the keys of the lists begin with that stand for seconds, 8 the second in whose list the first place is.
+-- Answers how many there were in this part (of those that wait for seconds: the place in the list of the last second that was looked at), that second, if there may be more behind it, and of those that are meant: what stands there, its score or its field,
 -- how often its lease has lapsed, when its lease runs out (ms), whether it is to be cancelled, and which job's payload
 -- has superseded its own.
 local kind, from, most, with, without = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local some_lapsed = redis.call('EXISTS', KEYS[4]) == 1
 local some_tried = ARGV[6] ~= '' and redis.call('EXISTS', ARGV[6]) == 1
-local found, seen = {}, 0
+local found, seen, last = {}, 0, ''
 local function look(value, beside)
     seen = seen + 1
     if not string.find(value, with, 1, true) then return end
@@ -37,11 +37,20 @@ elseif kind == 'tail' then
     local there = redis.call('LRANGE', KEYS[1], -(from + most), -(from + 1))
     for i = #there, 1, -1 do look(there[i], '') end
 elseif kind == 'delayed' then
-    local seconds = redis.call('ZRANGE', KEYS[1], from, from + most - 1)
-    for _, second in ipairs(seconds) do
-        for _, value in ipairs(redis.call('LRANGE', ARGV[7] .. second, 0, -1)) do look(value, second) end
+    local seconds = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[8], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+    local place, left = 0, most
+    for i = 1, #seconds, 2 do
+        -- It may have gone meanwhile.
+        place = seconds[i + 1] == ARGV[8] and from or 0
+        local there = redis.call('LRANGE', ARGV[7] .. seconds[i], place, place + left - 1)
+        for _, value in ipairs(there) do look(value, seconds[i]) end
+        place, left = place + #there, left - #there
+        if left == 0 or i + 1 == 2 * most then
+            last = seconds[i + 1]
+            break
+        end
     end
-    seen = #seconds
+    seen = place
 elseif kind == 'zset' then
     local there = redis.call('ZRANGE', KEYS[1], from, from + most - 1, 'WITHSCORES')
     for i = 1, #there, 2 do look(there[i], there[i + 1]) end
@@ -50,4 +59,4 @@ else
     local there = redis.call('HGETALL', KEYS[1])
     for i = 1, #there, 2 do look(there[i + 1], there[i]) end
 end
-return { seen, found }
+return { seen, last, found }

@@ -53,6 +53,8 @@ pub(crate) struct RedisSettings {
     pub(crate) reschedule_times: u32,
     /// Times are written as Sidekiq 7 and older do.
     pub(crate) times_in_seconds: bool,
+    /// Jobs are written as node-resque does.
+    pub(crate) node_resque_style: bool,
     pub(crate) lease_ttl: Option<Duration>,
     pub(crate) run_on: Option<Duration>,
     pub(crate) crash_limit: Option<u32>,
@@ -136,6 +138,7 @@ impl RedisSettings {
             reschedule: None,
             reschedule_times,
             times_in_seconds: false,
+            node_resque_style: false,
             lease_ttl: None,
             run_on: None,
             crash_limit: None,
@@ -151,7 +154,8 @@ impl RedisSettings {
         read.reschedule = reschedule(&mut table);
         let times = table.count("reschedule_times", 0, u32::MAX.into()).map(|times| times as u32);
         read.reschedule_times = times.unwrap_or(read.reschedule_times);
-        read.times_in_seconds = times_in_seconds(&mut table, source);
+        [read.times_in_seconds, read.node_resque_style] =
+            WRITTEN.map(|written| is_written(&mut table, source, written));
         read.lease_ttl = lease_ttl(&mut table);
         read.run_on = table.time_or_zero("run_on");
         read.crash_limit = crash_limit(&mut table);
@@ -161,33 +165,35 @@ impl RedisSettings {
 
     /// The URL of `source`, with what is said here of how it is written to.
     pub(crate) fn url(&self, source: &Source) -> String {
-        url(source, self.times_in_seconds)
+        url(source, [self.times_in_seconds, self.node_resque_style])
     }
 
     /// The same by what a configuration says of which the rest is not looked at.
     pub(super) fn url_in(root: &mut Table<'_>, source: &Source) -> String {
-        let seconds = root.table("redis").is_some_and(|mut table| times_in_seconds(&mut table, source));
-        url(source, seconds)
+        let Some(mut table) = root.table("redis") else { return source.url().to_owned() };
+        url(source, WRITTEN.map(|written| is_written(&mut table, source, written)))
     }
 }
 
-/// How the URL of a server says it.
-const IN_SECONDS: &str = "times=seconds";
+/// What says how a server is written to: here, and in its URL.
+const WRITTEN: [(&str, &str); 2] =
+    [("times_in_seconds", "times=seconds"), ("node_resque_style", "style=node-resque")];
 
-fn url(source: &Source, in_seconds: bool) -> String {
-    if in_seconds { source.with_option(IN_SECONDS) } else { source.url().to_owned() }
+fn url(source: &Source, wanted: [bool; WRITTEN.len()]) -> String {
+    let options = WRITTEN.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|((_, option), _)| *option);
+    let options: Vec<&str> = options.collect();
+    if options.is_empty() { source.url().to_owned() } else { source.with_option(&options.join("&")) }
 }
 
-/// Whether times are to be written as Sidekiq 7 and older do, which must make sense for the source.
-fn times_in_seconds(table: &mut Table<'_>, source: &Source) -> bool {
-    const KEY: &str = "times_in_seconds";
-    let wanted = table.truth(KEY).unwrap_or(false);
+/// Whether it is to be written so, which must make sense for the source.
+fn is_written(table: &mut Table<'_>, source: &Source, (key, option): (&'static str, &str)) -> bool {
+    let wanted = table.truth(key).unwrap_or(false);
     if wanted
         && source.is_redis()
-        && let Err(error) = backend::open(&source.with_option(IN_SECONDS))
-        && let Some(node) = table.get(KEY)
+        && let Err(error) = backend::open(&source.with_option(option))
+        && let Some(node) = table.get(key)
     {
-        table.refuse(KEY, node, format!("makes no sense: {error}"));
+        table.refuse(key, node, format!("makes no sense: {error}"));
     }
     wanted
 }
@@ -378,6 +384,7 @@ impl Settings {
             ("redis.reschedule", self.redis.reschedule != new.redis.reschedule),
             ("redis.reschedule_times", self.redis.reschedule_times != new.redis.reschedule_times),
             ("redis.times_in_seconds", self.redis.times_in_seconds != new.redis.times_in_seconds),
+            ("redis.node_resque_style", self.redis.node_resque_style != new.redis.node_resque_style),
             ("redis.lease_ttl", self.redis.lease_ttl != new.redis.lease_ttl),
             ("redis.run_on", self.redis.run_on != new.redis.run_on),
             ("redis.crash_limit", self.redis.crash_limit != new.redis.crash_limit),
