@@ -12,6 +12,8 @@ mod redis;
 mod failures;
 #[path = "sidekiq/jobs.rs"]
 mod jobs;
+#[path = "sidekiq/lapses.rs"]
+mod lapses;
 #[path = "sidekiq/pages.rs"]
 mod pages;
 #[path = "sidekiq/presence.rs"]

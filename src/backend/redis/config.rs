@@ -72,8 +72,8 @@ impl RedisBuilder {
     }
 
     /// How often the lease of a job may run out, within three days, before it goes to the dead ones: then it is taken
-    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. For a job with a number of attempts of its own
-    /// that number counts instead, and each lapsed lease as an attempt.
+    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. That is so for every job, however often it may
+    /// fail; and since each lapsed lease counts as an attempt, one that may be tried only twice ends sooner.
     pub fn crash_limit(mut self, lapses: u32) -> Self {
         self.crash_limit = lapses;
         self

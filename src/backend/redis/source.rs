@@ -154,12 +154,11 @@ impl Session {
         Ok(Delivery { job: Arc::new(job), attempt, tag, lease: Some(lease) })
     }
 
-    /// Why a job whose leases ran out is not handed out again, if so.
+    /// Why a job whose leases ran out is not handed out again, if so. How often a job may fail says nothing of how many
+    /// workers it may kill.
     fn poison(&self, job: &Job, attempts: u32, lapses: u32) -> Option<String> {
-        let over = match job.max_attempts {
-            Some(most) => attempts >= most,
-            None => lapses >= self.shared.crash_limit,
-        };
+        let over =
+            lapses >= self.shared.crash_limit || job.max_attempts.is_some_and(|most| attempts >= most);
         (lapses > 0 && over)
             .then(|| format!("lease expired {lapses} times, the last time in attempt {attempts}"))
     }
