@@ -44,7 +44,11 @@ async fn whatever_its_attempts_a_job_that_kills_its_workers_is_given_up_at_the_c
         let Some(scene) = Scene::alone() else { return };
         let redis = scene.redis(Style::Millis);
         let source = source(&redis).await;
-        scene.ask(&["LPUSH", "queue:default", &format!(r#"{{"class":"Kills","args":[],"jid":"k",{fields}}}"#)]);
+        scene.ask(&[
+            "LPUSH",
+            "queue:default",
+            &format!(r#"{{"class":"Kills","args":[],"jid":"k",{fields}}}"#),
+        ]);
         for round in 1..=times {
             assert_eq!(take(&source).await.len(), 1, "{fields}: round {round}");
             lapse(&scene);

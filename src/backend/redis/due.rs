@@ -46,7 +46,7 @@ pub(super) async fn move_due(
             let waiting = send(connection, DOING, &ask).await?;
             let waiting = parts_of(waiting).ok_or_else(|| nonsense(DOING))?;
             if waiting.is_empty() {
-                moves.arg("delayed").arg(&member[..]).arg("").arg("").arg("").arg(0);
+                moves.arg("gone").arg(&member[..]).arg("").arg("").arg("").arg(0);
             }
             for raw in waiting {
                 moves.arg("delayed").arg(&member[..]).arg(&raw[..]);

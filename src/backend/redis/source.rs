@@ -118,7 +118,7 @@ impl Session {
         let layout = self.shared.layout;
         let Ok(read) = layout.read(&raw, &queue) else {
             let raw = layout.unreadable(&raw, &queue, &self.worker(), wall_clock());
-            return Err((token, Verdict::End { raw: Some(raw) }));
+            return Err((token, unreadable(layout, raw)));
         };
         let failures = read.failures.saturating_add(tries);
         let mut job = read.job;
@@ -157,8 +157,7 @@ impl Session {
     /// Why a job whose leases ran out is not handed out again, if so. How often a job may fail says nothing of how many
     /// workers it may kill.
     fn poison(&self, job: &Job, attempts: u32, lapses: u32) -> Option<String> {
-        let over =
-            lapses >= self.shared.crash_limit || job.max_attempts.is_some_and(|most| attempts >= most);
+        let over = lapses >= self.shared.crash_limit || job.max_attempts.is_some_and(|most| attempts >= most);
         (lapses > 0 && over)
             .then(|| format!("lease expired {lapses} times, the last time in attempt {attempts}"))
     }
@@ -223,6 +222,14 @@ impl Session {
         }
         let _ = self.move_due(answer.now_ms).await;
         Ok(())
+    }
+}
+
+/// What becomes of what is no job: Sidekiq counts it nowhere, and Resque's pages show that it failed.
+fn unreadable(layout: Layout, raw: Vec<u8>) -> Verdict {
+    match layout {
+        Layout::Sidekiq => Verdict::Unreadable { raw },
+        Layout::Resque => Verdict::End { raw: Some(raw) },
     }
 }
 

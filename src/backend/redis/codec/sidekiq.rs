@@ -84,7 +84,7 @@ pub(crate) fn write(job: &NewJob, id: &JobId, now: SystemTime, times: Times, sch
 /// A member of `schedule` or `retry` whose time has come: its queue, and the element to push there.
 ///
 /// # Errors
-/// As [`read`], but that nothing is said about its `class`.
+/// As [`read`]: what no worker could read is not to be changed on its way to the dead ones.
 pub(crate) fn enqueued(raw: &[u8], now: SystemTime) -> Result<(Queue, Vec<u8>), Error> {
     push(raw, now, &["at"])
 }
@@ -324,11 +324,12 @@ fn failed<'a>(raw: &[u8], object: &'a Object<'a>, fields: &Fields<'_>, failure: 
 }
 
 fn push(raw: &[u8], now: SystemTime, removed: &[&'static str]) -> Result<(Queue, Vec<u8>), Error> {
-    let object = Object::of(raw).map_err(error)?;
+    let raw = Bytes::copy_from_slice(raw);
+    let object = Object::of(&raw).map_err(error)?;
     let fields = Fields::of(&object);
-    let queue = named_queue(fields.queue).map_err(error)?.unwrap_or_default();
+    let queue = understand(&raw, &fields).map_err(error)?.job.queue;
     let mut edit = Edit::of(&object);
-    keep_id(&mut edit, raw, &fields);
+    keep_id(&mut edit, &raw, &fields);
     for name in removed {
         edit.remove(name);
     }

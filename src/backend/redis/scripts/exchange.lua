@@ -131,11 +131,11 @@ while at < #ARGV do
     local value = until_when and tonumber(until_when) > now and redis.call('HGET', held, token)
     if not value then
         stale[#stale + 1] = token
-    elseif what ~= 'done' and what ~= 'end' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
+    elseif what ~= 'done' and what ~= 'end' and what ~= 'unreadable' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
         refused[#refused + 1] = token
     else
         local queue, raw = parts(value)
-        local ends = what == 'done' or what == 'dead' or what == 'end'
+        local ends = what == 'done' or what == 'dead' or what == 'end' or what == 'unreadable'
         if ends then
             unique_ended(raw)
         elseif unique_back(raw, second or raw) then
@@ -150,14 +150,15 @@ while at < #ARGV do
         elseif what == 'later' or what == 'wait' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
         elseif ends then
-            if first ~= '' then bury(first) end
+            -- What can't be understood may be nothing at all, and is kept.
+            if first ~= '' or what == 'unreadable' then bury(first) end
         elseif what == 'back' and tonumber(first) == 0 then
             push(front, queue, raw)
         elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
         local unharmed = what == 'back' or what == 'wait'
-        if what ~= 'done' and what ~= 'superseded' and not unharmed then
+        if what ~= 'done' and what ~= 'superseded' and what ~= 'unreadable' and not unharmed then
             processed, failed = processed + 1, failed + 1
         end
         -- One that was handed back as it was keeps its count.

@@ -165,6 +165,9 @@ fn what_is_no_job_is_an_error_that_names_what_is_wrong_and_shows_nothing() {
     ] {
         let error = read(&bytes(raw)).expect_err(raw);
         assert_eq!(error.kind(), ErrorKind::Decode, "{raw}");
+        for changed in [enqueued(raw.as_bytes(), now()), revived(raw.as_bytes(), now())] {
+            assert_eq!(changed.expect_err(raw).kind(), ErrorKind::Decode, "{raw}");
+        }
         let text = format!("{error} {error:?}");
         assert!(text.contains(says), "{raw}: {text}");
         assert!(!text.contains("s3cret"), "{raw}: {text}");
