@@ -18,6 +18,8 @@ mod lapses;
 mod malformed;
 #[path = "sidekiq/pages.rs"]
 mod pages;
+#[path = "sidekiq/prefix.rs"]
+mod prefix;
 #[path = "sidekiq/presence.rs"]
 mod presence;
 #[cfg(feature = "cli")]

@@ -49,7 +49,8 @@ impl Redis {
 
     async fn change_found(&self, found: &Found, to: &To, doing: &'static str) -> Result<bool, Error> {
         let keys = &self.0.keys;
-        let mut call = CHANGE.call(&[&found.key, &keys.queues, &keys.dead, &keys.cancelled, &keys.schedule]);
+        let (key, ours) = (&found.key, &keys.ours);
+        let mut call = CHANGE.call(&[key, &keys.queues, &keys.dead, &keys.cancelled, &keys.schedule, ours]);
         call.arg(match found.state {
             JobState::Leased => "hash",
             _ => found.how,

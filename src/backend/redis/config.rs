@@ -91,8 +91,9 @@ impl RedisBuilder {
         self
     }
 
-    /// What all keys begin with. Default nothing in Sidekiq's layout and `resque:` in Resque's. What the URL says goes
-    /// before this.
+    /// What all keys begin with: queues, unique keys, workers and all else of one prefix are nothing to those of another.
+    /// Default nothing in Sidekiq's layout, which allows nothing else since its version 7, and `resque:` in Resque's. The
+    /// namespace `NAME` of an older Sidekiq is the prefix `NAME:`. What the URL says goes before this.
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = Some(prefix.to_owned());
         self
@@ -323,6 +324,8 @@ mod tests {
         assert_eq!(redis.keys().queues, "a:b:queues");
         assert_eq!(open("redis://h?layout=resque").expect("a good URL").keys().queues, "resque:queues");
         assert_eq!(open("redis://h?layout=sidekiq&prefix=x:").expect("a good URL").keys().queues, "x:queues");
+        let keys = &open("redis://h?prefix=x:").expect("a good URL").0.keys;
+        assert_eq!([&keys.ours, &keys.processes], ["x:tidegate:", "x:processes"]);
         let times = |query: &str| open(&format!("redis://h?{query}")).expect("a good URL").0.times;
         assert_eq!((times("times=seconds"), times("times=milliseconds")), (Times::Seconds, Times::Millis));
         assert_eq!(times("times=seconds&times=milliseconds"), Times::Millis, "the last counts");

@@ -28,7 +28,8 @@ pub(super) async fn move_due(
     layout: Layout,
     now_ms: u64,
 ) -> Result<usize, Error> {
-    let mut moves = DUE.call(&[&keys.queues, &keys.dead, &keys.schedule, &keys.retry, &keys.token]);
+    let mut moves =
+        DUE.call(&[&keys.queues, &keys.dead, &keys.schedule, &keys.retry, &keys.token, &keys.ours]);
     moves.arg(&keys.queue).arg(keys.ends.back).arg(keys.dead_in);
     moves.arg(&keys.delayed).arg(&keys.timestamps).arg(&keys.tried);
     let mut any = false;

@@ -84,6 +84,7 @@ pub(super) fn ask(
         &keys.dead,
         &keys.processed,
         &keys.failed,
+        &keys.ours,
     ]);
     call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(&keys.queue).arg(counted_as);
     call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(reclaim);

@@ -146,7 +146,7 @@ impl Redis {
     /// What is meant of a part, and how much there was in it.
     async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(usize, Vec<Found>), Error> {
         let keys = &self.0.keys;
-        let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
+        let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed, &keys.ours]);
         call.arg(part.how).arg(part.from).arg(part.most).arg(part.with).arg(part.without);
         call.arg(&keys.tried).arg(&keys.delayed);
         let answer = self.0.lane.run(&self.0.dial, doing, &SEARCH, &call).await?;
@@ -384,6 +384,7 @@ impl Inspect for Redis {
             &keys.dead,
             &keys.processed,
             &keys.failed,
+            &keys.ours,
         ]);
         call.arg(&keys.queue).arg(&keys.delayed).arg(keys.dead_in);
         let answer = self.0.lane.run(&self.0.dial, COUNTING, &COUNT, &call).await?;

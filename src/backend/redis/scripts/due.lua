@@ -1,5 +1,6 @@
 -- (unique.lua stands before this.) Moves jobs whose time has come, each unless another has moved it meanwhile.
--- KEYS: 1 queues, 2 dead, 3 schedule, 4 retry, 5 the last token. ARGV: 1 what a queue's key begins with, 2 the command
+-- KEYS: 1 queues, 2 dead, 3 schedule, 4 retry, 5 the last token, 6 what our own keys
+-- begin with. ARGV: 1 what a queue's key begins with, 2 the command
 -- that puts at its back, 3 how dead ones are kept (zset or list), 4 what the key of a list begins with in which jobs wait
 -- for the same second, 5 what the key of the set begins with that says where a job waits, 6 where the failed attempts are
 -- counted of jobs that do not say it, then for each how it waits (zset or delayed), where (its key, or its second),

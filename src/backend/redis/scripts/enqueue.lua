@@ -1,5 +1,5 @@
 -- Takes in all jobs or none.
--- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases. ARGV: 1 what a queue's key begins with, 2 the command that puts
+-- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 what our own keys begin with. ARGV: 1 what a queue's key begins with, 2 the command that puts
 --   at the back of a queue, 3 what the key of a list begins with in which jobs wait for the same second, or nothing if they
 --   wait in the schedule itself, 4 what the key of the set begins with that says where a job waits, then in the order of the jobs:
 --   'queue', a queue, how many jobs, and what is to stand there of each;
@@ -181,7 +181,7 @@ for _, step in ipairs(steps) do
     elseif what == 'end' then
         remove(step[4])
         redis.call('HDEL', step[2], step[3])
-        redis.call('INCR', 'tidegate:superseded')
+        redis.call('INCR', OURS .. 'superseded')
     end
     if what == 'create' or what == 'replace' or what == 'mark' then
         local entry = planned[step[2]][step[3]]

@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
---       10 processed, 11 failed
+--       10 processed, 11 failed, 12 what our own keys begin with
 -- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 what the counters of today, or of this worker, end with, 5 the most that are kept dead,
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
