@@ -71,7 +71,8 @@ impl Session {
     async fn move_due(&self, now_ms: u64) -> Result<(), Error> {
         if self.due.swap(false, Ordering::Relaxed) {
             let mut connection = self.connection.clone();
-            due::move_due(&mut connection, &self.shared.keys, self.shared.layout, now_ms).await?;
+            let Shared { keys, layout, times, .. } = &*self.shared;
+            due::move_due(&mut connection, keys, *layout, *times, now_ms).await?;
         }
         Ok(())
     }
@@ -244,7 +245,8 @@ pub(super) const CANCELLED: &str = "cancelled";
 impl Session {
     /// How a dead job is kept, if it is.
     fn dead(&self, raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
-        let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
+        let times = self.shared.times;
+        let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue), times };
         keep.then(|| self.shared.layout.dead(raw, &self.worker(), &failure))
     }
 
@@ -279,7 +281,8 @@ impl Session {
         if hand.give_up_at.is_some_and(|at| at <= now) {
             return Verdict::Dead { raw: self.dead_in_hand(hand, reason) };
         }
-        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
+        let times = self.shared.times;
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue), times };
         let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
             // It was understood when it was taken.
             return Verdict::Back { after };
@@ -287,7 +290,7 @@ impl Session {
         if !after.is_zero() {
             return Verdict::Later { after, raw };
         }
-        match sidekiq::enqueued(&raw, now) {
+        match sidekiq::enqueued(&raw, now, times) {
             Ok((queue, raw)) => Verdict::Retry { queue, raw },
             Err(_) => Verdict::Back { after },
         }
