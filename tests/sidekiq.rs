@@ -14,6 +14,8 @@ mod failures;
 mod jobs;
 #[path = "sidekiq/lapses.rs"]
 mod lapses;
+#[path = "sidekiq/law.rs"]
+mod law;
 #[path = "sidekiq/malformed.rs"]
 mod malformed;
 #[path = "sidekiq/pages.rs"]
