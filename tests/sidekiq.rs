@@ -29,3 +29,5 @@ mod presence;
 mod program;
 #[path = "sidekiq/scene.rs"]
 mod scene;
+#[path = "sidekiq/unique.rs"]
+mod unique;
