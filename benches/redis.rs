@@ -103,7 +103,7 @@ fn exchanges(server: &RedisServer, by: By) -> f64 {
 /// Settles twenty and takes twenty, again and again: the same script with the same arguments, and nothing is done with
 /// what comes.
 async fn bare(mut connection: MultiplexedConnection, count: u64) {
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 13] = [
         "tidegate:leases",
         "tidegate:held",
         "tidegate:token",
@@ -115,9 +115,12 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
         "dead",
         "stat:processed",
         "stat:failed",
+        "tidegate:seen",
+        "tidegate:lenient",
     ];
     const TEXT: &str = concat!(
         include_str!("../src/backend/redis/scripts/unique.lua"),
+        include_str!("../src/backend/redis/scripts/away.lua"),
         include_str!("../src/backend/redis/scripts/exchange.lua")
     );
     let script = redis::Script::new(TEXT);
@@ -134,7 +137,8 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
             .arg(15_552_000)
             .arg(256)
             .arg(&["LPUSH", "RPUSH", "RPOP", "zset", "", ""][..])
-            .arg(0);
+            .arg(1_u64 << 53)
+            .arg(&["0", "0"][..]);
         call.arg(held);
         for token in first..first + held {
             call.arg(token);

@@ -3,7 +3,8 @@
 //!
 //! Pure: time is an argument. Invariants, cited by number where they are relied on:
 //!
-//! 1. Trust in a lease ends at *request sent* + TTL − margin, so a slow answer never lengthens it.
+//! 1. Trust in a lease ends at *request sent* + TTL + doubt − margin, so a slow answer never lengthens it. The doubt is
+//!    zero but for a source that decides by the token alone.
 //! 2. An entry that was lost stays lost: no late renewal brings it back.
 //! 3. An answer that carries another tag than the entry's changes nothing: the place was used again.
 //! 4. What is due is renewed at a third of its TTL, so two renewals may fail before trust ends.
@@ -26,19 +27,29 @@ pub struct Lease {
     pub sent_at: Instant,
     /// For how long the source grants it.
     pub ttl: Duration,
+    /// For how long it is believed beyond that while the source can't be asked. Zero unless the source refuses a
+    /// settlement by its token, not by the time, so that what comes late is as good as what is in time if nobody was
+    /// given the job meanwhile. If somebody was, the job runs in two places until the source can be asked.
+    pub doubt: Duration,
 }
 
 impl Lease {
     /// A lease of `ttl`, asked for at `sent_at`.
     pub fn new(sent_at: Instant, ttl: Duration) -> Self {
-        Self { sent_at, ttl }
+        Self { sent_at, ttl, doubt: Duration::ZERO }
+    }
+
+    /// The same, believed for so long beyond its time while the source can't be asked: see [`doubt`](Self::doubt).
+    #[must_use]
+    pub fn in_doubt_for(self, doubt: Duration) -> Self {
+        Self { doubt, ..self }
     }
 
     /// Until when it may be believed (invariant 1): the margin is a tenth of the TTL, at most 2 s, for the
     /// difference between two machines' clocks' speeds and for the way of the last settlement.
     pub fn trusted_until(&self) -> Instant {
         let margin = (self.ttl / 10).min(Duration::from_secs(2));
-        later(self.sent_at, self.ttl - margin)
+        later(self.sent_at, (self.ttl - margin).saturating_add(self.doubt))
     }
 
     /// When to renew it (invariant 4).
@@ -246,7 +257,7 @@ mod tests {
     /// One step of what may happen to a table. Places and tags are chosen among few, so that they clash.
     #[derive(Clone, Debug)]
     enum Step {
-        Insert { place: usize, ttl_ms: u64, sent_ms_ago: u64 },
+        Insert { place: usize, ttl_ms: u64, doubt_ms: u64, sent_ms_ago: u64 },
         Remove { place: usize },
         Pass { ms: u64 },
         Answer { place: usize, tags_ago: u64, sent_ms_ago: u64, answer: Renewal },
@@ -256,10 +267,11 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let place = 0usize..5;
         let ttl = prop_oneof![Just(0u64), 1u64..50, 20_000u64..40_000];
+        let doubt = prop_oneof![Just(0u64), 1u64..50_000];
         let answer = prop_oneof![Just(Renewal::Kept), Just(Renewal::Lost), Just(Renewal::CancelRequested)];
         let step = prop_oneof![
-            3 => (place.clone(), ttl, 0u64..20).prop_map(|(place, ttl_ms, sent_ms_ago)| {
-                Step::Insert { place, ttl_ms, sent_ms_ago }
+            3 => (place.clone(), ttl, doubt, 0u64..20).prop_map(|(place, ttl_ms, doubt_ms, sent_ms_ago)| {
+                Step::Insert { place, ttl_ms, doubt_ms, sent_ms_ago }
             }),
             2 => place.clone().prop_map(|place| Step::Remove { place }),
             3 => prop_oneof![0u64..20, 0u64..20_000].prop_map(|ms| Step::Pass { ms }),
@@ -276,6 +288,7 @@ mod tests {
         token: u64,
         sent: u64,
         ttl: u64,
+        doubt: u64,
         lost: bool,
     }
 
@@ -283,7 +296,8 @@ mod tests {
         /// In milliseconds; all that is divided is a multiple of what it is divided by, up to the rounding of
         /// the clock's nanoseconds, which are compared where they matter.
         fn trusted_until(self) -> u64 {
-            self.sent * 1_000_000 + self.ttl * 1_000_000 - (self.ttl * 1_000_000 / 10).min(2_000_000_000)
+            let margin = (self.ttl * 1_000_000 / 10).min(2_000_000_000);
+            (self.sent + self.ttl + self.doubt) * 1_000_000 - margin
         }
 
         fn due(self) -> u64 {
@@ -332,12 +346,16 @@ mod tests {
 
         fn take(&mut self, step: &Step) {
             match *step {
-                Step::Insert { place, ttl_ms, sent_ms_ago } => {
+                Step::Insert { place, ttl_ms, doubt_ms, sent_ms_ago } => {
                     self.tokens += 1;
                     let sent = self.now_ms - sent_ms_ago;
                     let lease = Lease::new(self.at(sent * 1_000_000), Duration::from_millis(ttl_ms));
+                    let lease = lease.in_doubt_for(Duration::from_millis(doubt_ms));
                     self.table.insert(place, tag(self.tokens), lease, self.tokens);
-                    self.known.insert(place, Known { token: self.tokens, sent, ttl: ttl_ms, lost: false });
+                    self.known.insert(
+                        place,
+                        Known { token: self.tokens, sent, ttl: ttl_ms, doubt: doubt_ms, lost: false },
+                    );
                 }
                 Step::Remove { place } => {
                     self.table.remove(place);

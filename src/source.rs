@@ -187,6 +187,10 @@ pub struct FetchRequest {
     pub quotas: Vec<(Kind, usize)>,
     /// Return within this time, perhaps empty-handed.
     pub wait: Duration,
+    /// An answer that has not come so long after that is waited for no longer, and nor is one to an
+    /// [`exchange`](Source::exchange) that has not come after this time: what is asked of a server should have no effect
+    /// later on. Default 10 s, as [`ReconnectPolicy::call_timeout`](crate::ReconnectPolicy::call_timeout) has it.
+    pub call_timeout: Duration,
     /// Goes round from answer to answer.
     room: Mutex<Vec<Delivery>>,
 }
@@ -194,7 +198,8 @@ pub struct FetchRequest {
 impl FetchRequest {
     /// A request for at most `max` deliveries of any queue and kind, waiting up to `wait`.
     pub fn new(max: NonZeroUsize, wait: Duration) -> Self {
-        Self { max, queues: Vec::new(), quotas: Vec::new(), wait, room: Mutex::default() }
+        let call_timeout = CALL_TIMEOUT;
+        Self { max, queues: Vec::new(), quotas: Vec::new(), wait, call_timeout, room: Mutex::default() }
     }
 
     /// An empty vector for the answer: that of an earlier answer if the worker has one to spare, so that a
@@ -220,11 +225,14 @@ impl FetchRequest {
 /// The same request; the room stays with the first.
 impl Clone for FetchRequest {
     fn clone(&self) -> Self {
-        let Self { max, wait, .. } = *self;
+        let Self { max, wait, call_timeout, .. } = *self;
         let (queues, quotas) = (self.queues.clone(), self.quotas.clone());
-        Self { max, queues, quotas, wait, room: Mutex::default() }
+        Self { max, queues, quotas, wait, call_timeout, room: Mutex::default() }
     }
 }
+
+/// How long an answer is waited for, unless something else is set.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One hand-over of a job: the job, which attempt this is, and the right to work on it.
 #[derive(Clone, Debug)]

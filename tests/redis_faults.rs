@@ -30,5 +30,7 @@ mod outages;
 mod plain;
 #[path = "redis_faults/servers.rs"]
 mod servers;
+#[path = "redis_faults/stalls.rs"]
+mod stalls;
 #[path = "redis_faults/steps.rs"]
 mod steps;

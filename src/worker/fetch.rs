@@ -53,6 +53,8 @@ pub(crate) struct Fetcher {
     spare: Option<FetchRequest>,
     permits: Vec<Permit>,
     failures: u32,
+    /// A log line has said so.
+    told: bool,
     not_before: Option<Instant>,
     /// How many permits the settlements that are under way will free, and until when that is waited for.
     soon: Option<(usize, Instant)>,
@@ -85,6 +87,7 @@ impl Fetcher {
             spare: None,
             permits: Vec::new(),
             failures: 0,
+            told: false,
             not_before: None,
             soon: None,
             draws: seed,
@@ -210,6 +213,7 @@ impl Loop {
         let mut request =
             fetcher.spare.take().unwrap_or_else(|| FetchRequest::new(max, self.limits.fetch_wait));
         request.max = max;
+        request.call_timeout = self.limits.reconnect.call_timeout;
         fetcher.draws = splitmix(fetcher.draws);
         self.limits.queues.order(fetcher.draws, &mut request.queues);
         self.caps.quotas(&mut request.quotas);
@@ -248,7 +252,7 @@ impl Loop {
                 self.telemetry.fetches.increment(1);
                 self.telemetry.deliveries.increment(deliveries.len() as u64);
                 self.stats.fetched += deliveries.len() as u64;
-                if std::mem::take(&mut self.fetcher.failures) > 0 {
+                if std::mem::take(&mut self.fetcher.failures) > 0 && std::mem::take(&mut self.fetcher.told) {
                     tracing::info!("fetching works again");
                 }
                 let did_not_wait = waits_since.is_some_and(|since| since.elapsed() < AT_ONCE);
@@ -287,7 +291,7 @@ impl Loop {
             policy.jitter,
             unit_random((self.limits.seed, "fetch", self.fetcher.failures)),
         );
-        if self.fetcher.failures == 1 {
+        if !std::mem::replace(&mut self.fetcher.told, true) {
             tracing::warn!(error = %crate::error::Chain(&error), ?wait, "fetch failed, retrying");
         }
         self.fetcher.not_before = Some(later(Instant::now(), wait));

@@ -5,7 +5,7 @@
 //! while all is well: nothing less important may stand before a renewal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,7 +25,8 @@ use crate::worker::reconnect::Reconnecting;
 /// tries within the third of a short lease.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
-/// The longest wait after many failures in a row, each of which made it twice as long.
+/// The longest wait after many failures in a row, each of which made it twice as long; of a short lease no more than a
+/// sixth.
 const AFTER_FAILURES: Duration = Duration::from_secs(5);
 
 pub(crate) struct Heartbeat {
@@ -35,8 +36,10 @@ pub(crate) struct Heartbeat {
     /// Tells the loop that a run was cancelled.
     pub(crate) cancelled: Arc<Bell>,
     pub(crate) telemetry: Telemetry,
-    /// How many renewals have failed in a row: what is logged is the change.
+    /// How many renewals have failed in a row.
     pub(crate) failures: AtomicU32,
+    /// A log line has said so: what is logged is the change.
+    pub(crate) told: AtomicBool,
 }
 
 impl Heartbeat {
@@ -60,7 +63,11 @@ impl Heartbeat {
                     self.telemetry.renewal_lateness.record(seconds(now.duration_since(due_at)));
                     if !self.watch_losses(self.renew(renew, &due)).await {
                         let failures = self.failures.load(Ordering::Relaxed);
-                        let wait = backoff(AFTER_FAILURE, 2.0, AFTER_FAILURES, failures);
+                        let most = self
+                            .leases
+                            .patience()
+                            .map_or(AFTER_FAILURES, |third| AFTER_FAILURES.min(third / 2));
+                        let wait = backoff(AFTER_FAILURE.min(most), 2.0, most, failures);
                         self.watch_losses(tokio::time::sleep(wait)).await;
                     }
                 }
@@ -102,7 +109,8 @@ impl Heartbeat {
                     let what = format!("{asked} leases were to be renewed, and {got} answers came");
                     return self.renewal_failed(&Error::new(ErrorKind::Internal, what));
                 }
-                if self.failures.swap(0, Ordering::Relaxed) > 0 {
+                self.failures.store(0, Ordering::Relaxed);
+                if self.told.swap(false, Ordering::Relaxed) {
                     tracing::info!("leases are renewed again");
                 }
                 let kept = answers.iter().filter(|answer| **answer != Renewal::Lost).count();
@@ -126,7 +134,9 @@ impl Heartbeat {
 
     fn renewal_failed(&self, error: &Error) -> bool {
         self.telemetry.renewal_failures.increment(1);
-        if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        // Of a lost connection the reconnecting session says so.
+        if !error.is_disconnect() && !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(error = %Chain(error), "leases could not be renewed, trying on until trust in them ends");
         }
         false

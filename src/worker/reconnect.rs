@@ -28,7 +28,7 @@ use crate::error::{Chain, Error, ErrorKind};
 use crate::lease::later;
 use crate::outcome::Panicked;
 use crate::retry::{backoff, less_jitter, unit_random};
-use crate::source::Connect;
+use crate::source::{CALL_TIMEOUT, Connect};
 use crate::telemetry::ConnectionTelemetry;
 
 /// How a lost connection is come back to.
@@ -39,7 +39,7 @@ pub struct ReconnectPolicy {
     pub initial: Duration,
     /// By what it grows with each further failure. Default 2.
     pub factor: f64,
-    /// The longest wait, not below `initial`. Default 2 s, so that work resumes within 2 s of a server's return.
+    /// The longest wait, not below `initial`. Default 1 s, so that work resumes within 2 s of a server's return.
     pub cap: Duration,
     /// The greatest part of a wait that chance may take off, from 0 to 1. Default a half: many workers that
     /// lost the same server do not come back in step.
@@ -55,9 +55,9 @@ impl Default for ReconnectPolicy {
         Self {
             initial: Duration::from_millis(100),
             factor: 2.0,
-            cap: Duration::from_secs(2),
+            cap: Duration::from_secs(1),
             jitter: 0.5,
-            call_timeout: Duration::from_secs(10),
+            call_timeout: CALL_TIMEOUT,
         }
     }
 }

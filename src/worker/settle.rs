@@ -183,7 +183,8 @@ impl Unsettled {
         if !error.is_transient() {
             self.one_by_one = self.waiting.len();
         }
-        if self.failures == 1 || !error.is_transient() {
+        // Of a lost connection the reconnecting source says so.
+        if (self.failures == 1 && !error.is_disconnect()) || !error.is_transient() {
             let (kept, error) = (batch.places.len(), Chain(error));
             tracing::warn!(%error, kept, ?wait, "settlements failed and are kept, to be tried again after this wait");
         }

@@ -1,7 +1,7 @@
 //! Setting a worker going: the threads, the runtimes and the connections, each where it belongs.
 
 use std::future::poll_fn;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -162,6 +162,7 @@ fn assemble(worker: Worker, shutdown: Shutdown, jobs: Handle) -> (Loop, Heartbea
         cancelled: control.bell.clone(),
         telemetry: telemetry.clone(),
         failures: AtomicU32::new(0),
+        told: AtomicBool::new(false),
     };
     let places = control.running.limit() + limits.prefetch;
     let stats = Stats { state: State::Running, ..Stats::default() };

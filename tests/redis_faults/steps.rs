@@ -107,3 +107,26 @@ async fn a_server_that_is_full_loses_nothing() {
     assert_eq!((left + with_us, with_us), (15, more as i64));
     assert_eq!(server.command(&["ZCARD", "tidegate:leases"]).number(), with_us);
 }
+
+/// A server that is full must be told what is done, or it stays so: also when somebody has died.
+#[tokio::test]
+async fn a_full_server_gives_back_what_a_dead_worker_held_and_takes_settlements() {
+    let Some(server) = Options::new().start() else { return };
+    let (jobs, source) = session(&server).await;
+    for number in 0..5 {
+        push(&jobs, "default", number).await;
+    }
+    let held = take(&source, 3, &["default"]).await.expect("taken");
+    let long_ago = server.command(&["ZRANGE", "tidegate:leases", "0", "0"]).texts();
+    server.command(&["ZADD", "tidegate:leases", "1", &long_ago[0]]);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let settled: Vec<_> = [Settlement::Retry { after: Duration::ZERO }, Settlement::Reject]
+        .into_iter()
+        .zip(&held[1..])
+        .map(|(settlement, held)| Settled::new(held.tag, settlement))
+        .collect();
+    assert!(source.settle(&settled).await.expect("it takes settlements").0.is_empty());
+    let again = take(&source, 9, &["default"]).await.expect("it hands out jobs");
+    let attempts: Vec<u32> = again.iter().map(|delivery| delivery.attempt).collect();
+    assert_eq!(attempts, [2, 1, 1, 2], "the one whose lease had run out, two that waited, one that failed");
+}

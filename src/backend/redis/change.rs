@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::Redis;
 use super::codec::Failure;
-use super::exchange::{RECLAIM, ask, int, understand};
+use super::exchange::{Heard, RECLAIM, Wish, ask, int, understand};
+use super::failure::nonsense;
 use super::link::{CHANGE, EXCHANGE};
 use super::look::Found;
 use super::source::CANCELLED;
@@ -16,6 +17,9 @@ use crate::lease::Reclaim;
 
 /// How often a job is looked for again that went on meanwhile.
 const TRIES: usize = 5;
+
+/// The farthest time that a script can tell from the next.
+const NEVER_MS: u64 = 1 << 53;
 
 /// Where a job is to go.
 enum To {
@@ -110,8 +114,12 @@ impl Manage for Redis {
 #[async_trait]
 impl Reclaim for Redis {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
-        let call = ask(&self.0.keys, &self.0.terms, max.min(RECLAIM), 0, &[], &[], "");
+        let wish = Wish { reclaim: max.min(RECLAIM), most: 0, queues: &[], until_ms: NEVER_MS, seen: true };
+        let call = ask(&self.0.keys, &self.0.terms, &wish, &[], "");
         let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
-        Ok(understand(answer)?.reclaimed)
+        match understand(answer)? {
+            Heard::Answer(answer) => Ok(answer.reclaimed),
+            Heard::TooLate(_) => Err(nonsense("taking back jobs")),
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::error::Error;
 pub struct RedisBuilder {
     url: String,
     pub(super) lease_ttl: Duration,
+    doubt: Duration,
     pub(super) crash_limit: u32,
     pub(super) layout: Layout,
     pub(super) fetch: Fetch,
@@ -51,6 +52,7 @@ impl RedisBuilder {
         Self {
             url: url.to_owned(),
             lease_ttl: Duration::from_secs(30),
+            doubt: Duration::from_secs(300),
             crash_limit: 3,
             layout: Layout::Sidekiq,
             fetch: Fetch::Reliable,
@@ -68,6 +70,16 @@ impl RedisBuilder {
     /// renews after a third of it, and a job is tried again within half a minute of its worker's end.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.lease_ttl = ttl;
+        self
+    }
+
+    /// For how long jobs run on, and what they came to is kept, though their lease may have run out, while the server can't
+    /// be asked. Default 5 min, so that an outage does not undo work: the server takes no lease from anybody while
+    /// it is away, and gives workers a third of a lease's time to come back and renew. Whoever is cut off from a server
+    /// that other workers reach loses the lease to them all the same, and a job may run in two places until the
+    /// first of them hears of it; what it settles then is refused. With zero, a job is cancelled as soon as its lease may have run out.
+    pub fn run_on(mut self, time: Duration) -> Self {
+        self.doubt = time;
         self
     }
 
@@ -191,7 +203,7 @@ impl RedisBuilder {
 
     pub(super) fn terms(&self) -> Terms {
         let max_dead = self.max_dead.or((self.layout == Layout::Sidekiq).then_some(10_000));
-        Terms { lease_ttl: self.lease_ttl, max_dead, dead_for: self.dead_for }
+        Terms { lease_ttl: self.lease_ttl, doubt: self.doubt, max_dead, dead_for: self.dead_for }
     }
 
     pub(super) fn keys(&self) -> Keys {

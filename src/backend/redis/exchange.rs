@@ -46,6 +46,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) lease_ttl: Duration,
+    /// For how long jobs run on though their lease may have run out, as nobody can be asked.
+    pub(super) doubt: Duration,
     /// `None`: all.
     pub(super) max_dead: Option<usize>,
     pub(super) dead_for: Duration,
@@ -61,14 +63,26 @@ impl Terms {
 /// How many jobs whose lease has run out an exchange gives back: others are not held up by many.
 pub(super) const RECLAIM: usize = 256;
 
-/// What is said: `most` may be taken from these queues (none named: from all), after up to `reclaim` jobs were given
-/// back whose lease has run out.
+/// What an exchange is for, beside settling.
+pub(super) struct Wish<'a> {
+    /// Of how many jobs at most a lease that has run out is taken note of, and they are given back.
+    pub(super) reclaim: usize,
+    /// How many may be taken, after that.
+    pub(super) most: usize,
+    /// From these; none named: from all.
+    pub(super) queues: &'a [Queue],
+    /// Until when by the server's clock, in ms since 1970: a server that was silent for a while does what it was told
+    /// meanwhile, and nobody would hear of what it has taken or hands over then.
+    pub(super) until_ms: u64,
+    /// It is to be noted that there is a worker.
+    pub(super) seen: bool,
+}
+
+/// What is said.
 pub(super) fn ask(
     keys: &Keys,
     terms: &Terms,
-    reclaim: usize,
-    most: usize,
-    queues: &[Queue],
+    wish: &Wish<'_>,
     verdicts: &[(u64, Verdict)],
     counted_as: &str,
 ) -> Cmd {
@@ -84,13 +98,16 @@ pub(super) fn ask(
         &keys.dead,
         &keys.processed,
         &keys.failed,
+        &keys.seen,
+        &keys.lenient,
         &keys.ours,
     ]);
-    call.arg(millis(terms.lease_ttl)).arg(most.min(MOST)).arg(&keys.queue).arg(counted_as);
-    call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(reclaim);
+    call.arg(millis(terms.lease_ttl)).arg(wish.most.min(MOST)).arg(&keys.queue).arg(counted_as);
+    call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(wish.reclaim);
     call.arg(keys.ends.back).arg(keys.ends.front).arg(keys.ends.take);
-    call.arg(keys.dead_in).arg(&keys.tried).arg(&keys.pause).arg(queues.len());
-    for queue in queues {
+    call.arg(keys.dead_in).arg(&keys.tried).arg(&keys.pause);
+    call.arg(wish.until_ms).arg(u8::from(wish.seen)).arg(wish.queues.len());
+    for queue in wish.queues {
         call.arg(queue.as_str());
     }
     let done = |verdict: &Verdict| matches!(verdict, Verdict::Done);
@@ -170,9 +187,23 @@ pub(super) enum Lapses {
     Cancelled,
 }
 
+/// What is heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Answer(Answer),
+    /// Nothing was done: it was too late by the server's clock, which shows this (ms since 1970).
+    TooLate(u64),
+}
+
 /// Reads an answer.
-pub(super) fn understand(answer: Value) -> Result<Answer, Error> {
-    read(answer).ok_or_else(|| nonsense(DOING))
+pub(super) fn understand(answer: Value) -> Result<Heard, Error> {
+    if let Value::Array(parts) = &answer
+        && let [now] = &parts[..]
+        && let Some(now_ms) = int(now).and_then(|now| u64::try_from(now).ok())
+    {
+        return Ok(Heard::TooLate(now_ms));
+    }
+    read(answer).map(Heard::Answer).ok_or_else(|| nonsense(DOING))
 }
 
 fn read(answer: Value) -> Option<Answer> {
@@ -285,8 +316,13 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_form_is_refused() {
-        for answer in [Value::Nil, Value::Int(7), Value::Array(vec![Value::Int(1); 11]), Value::Array(vec![])]
-        {
+        for answer in [
+            Value::Nil,
+            Value::Int(7),
+            Value::Array(vec![Value::Int(1); 11]),
+            Value::Array(vec![Value::Int(-1)]),
+            Value::Array(vec![]),
+        ] {
             assert!(understand(answer).is_err());
         }
     }

@@ -60,6 +60,10 @@ pub(super) struct Keys {
     pub(super) lapsed: String,
     /// Hash: the tokens of running jobs that are to be cancelled.
     pub(super) cancelled: String,
+    /// When a worker was last seen (ms), to a second.
+    pub(super) seen: String,
+    /// Until when (ms) no lease is taken for run out, after a time in which no worker was seen.
+    pub(super) lenient: String,
     pub(super) ends: Ends,
     /// How jobs stand that wait for a time, in the words of `search.lua`.
     pub(super) waiting_in: &'static str,
@@ -117,6 +121,8 @@ impl Keys {
             token: key("tidegate:token"),
             lapsed: key("tidegate:lapsed"),
             cancelled: key("tidegate:cancelled"),
+            seen: key("tidegate:seen"),
+            lenient: key("tidegate:lenient"),
             ends,
             waiting_in: if resque { "delayed" } else { "zset" },
             dead_in: if resque { "list" } else { "zset" },

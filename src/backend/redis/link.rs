@@ -134,8 +134,8 @@ macro_rules! script {
     };
 }
 
-script!(EXCHANGE, "unique.lua" "exchange.lua");
-script!(RENEW, "renew.lua");
+script!(EXCHANGE, "unique.lua" "away.lua" "exchange.lua");
+script!(RENEW, "away.lua" "renew.lua");
 script!(ENQUEUE, "unique.lua" "enqueue.lua");
 script!(DUE, "unique.lua" "due.lua");
 script!(SEARCH, "unique.lua" "search.lua");

@@ -30,7 +30,8 @@ impl Renewer {
 
     async fn renew_part(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let sent_at = Instant::now();
-        let mut call = RENEW.call(&[&self.shared.keys.leases, &self.shared.keys.cancelled]);
+        let keys = &self.shared.keys;
+        let mut call = RENEW.call(&[&keys.leases, &keys.cancelled, &keys.seen, &keys.lenient]);
         call.arg(millis(self.shared.terms.lease_ttl));
         for tag in tags {
             // A tag that is not in hand gets a token that nobody has.
@@ -41,7 +42,8 @@ impl Renewer {
         let answer = RENEW.send(&mut connection, DOING, &call).await?;
         let answers = array(answer).filter(|answers| answers.len() == tags.len());
         let answers = answers.ok_or_else(|| nonsense(DOING))?;
-        let until = later(sent_at, self.shared.terms.lease_ttl);
+        let terms = &self.shared.terms;
+        let until = later(sent_at, terms.lease_ttl.saturating_add(terms.doubt));
         tags.iter().zip(answers).map(|(tag, answer)| self.renewed(*tag, int(&answer), until)).collect()
     }
 

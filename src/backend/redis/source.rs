@@ -1,7 +1,7 @@
 //! A worker's session: it takes jobs and settles them, each batch in one exchange.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +9,9 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::codec::{Failure, sidekiq};
-use super::exchange::{self, Answer, DOING, Lapses, MOST, RECLAIM, Taken, Verdict};
+use super::exchange::{self, Answer, DOING, Heard, Lapses, MOST, RECLAIM, Taken, Verdict, Wish};
 use super::held::Hand;
 use super::layout::Layout;
 use super::link::EXCHANGE;
@@ -21,7 +22,9 @@ use crate::backend::wall_clock;
 use crate::error::Error;
 use crate::job::{Job, Queue, Tag};
 use crate::lease::{Lease, later};
-use crate::source::{Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate};
+use crate::source::{
+    CALL_TIMEOUT, Delivery, FetchRequest, MAX_REASON_BYTES, Settled, Settlement, Source, Stale, truncate,
+};
 
 /// How often it is looked for what wakes nobody: a job that another process made wait for a time sooner than any that
 /// was known, a lease that another process began, a new queue that is not called `default`.
@@ -40,31 +43,54 @@ pub(super) struct Session {
     due: AtomicBool,
     /// None were to be taken when the server was last asked.
     paused: AtomicBool,
+    clock: Clock,
+    /// How long an answer to a settlement is waited for, as the last fetch had it.
+    call_timeout_ms: AtomicU64,
 }
+
+/// How often an exchange is tried whose end is past by the server's clock, which may have been set.
+const TELLINGS: usize = 3;
 
 impl Session {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
-        let connection = shared.dial.connect().await?;
+        let mut connection = shared.dial.connect().await?;
+        let clock = Clock::ask(&mut connection, shared.terms.lease_ttl).await?;
         let watch = Watch::new(shared.dial.clone(), shared.keys.clone());
-        Ok(Self { shared, connection, watch, due: AtomicBool::new(false), paused: AtomicBool::new(false) })
+        let (due, paused) = (AtomicBool::new(false), AtomicBool::new(false));
+        let call_timeout_ms = AtomicU64::new(exchange::millis(CALL_TIMEOUT));
+        Ok(Self { shared, connection, watch, due, paused, clock, call_timeout_ms })
     }
 
-    /// One exchange; who asked for all queues is told of those that there are.
-    async fn ask(&self, most: usize, queues: &[Queue], verdicts: &[(u64, Verdict)]) -> Result<Answer, Error> {
-        let call = exchange::ask(
-            &self.shared.keys,
-            &self.shared.terms,
-            RECLAIM,
-            most,
-            queues,
-            verdicts,
-            &self.counted_as(),
-        );
-        let mut connection = self.connection.clone();
-        let answer = exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)?;
+    /// One exchange, of which nothing is done after `until`.
+    async fn ask(
+        &self,
+        most: usize,
+        queues: &[Queue],
+        verdicts: &[(u64, Verdict)],
+        until: Instant,
+    ) -> Result<Answer, Error> {
+        let counted_as = self.counted_as();
+        for _ in 0..TELLINGS {
+            let sent_at = Instant::now();
+            let (until_ms, seen) = (self.clock.at(until), self.clock.is_to_be_seen(sent_at));
+            let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
+            let call = exchange::ask(&self.shared.keys, &self.shared.terms, &wish, verdicts, &counted_as);
+            let mut connection = self.connection.clone();
+            match exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)? {
+                Heard::TooLate(now_ms) => self.clock.shows(now_ms, sent_at),
+                Heard::Answer(answer) => {
+                    self.clock.shows(answer.now_ms, sent_at);
+                    return Ok(self.heard(answer));
+                }
+            }
+        }
+        Err(Error::timeout(format!("{DOING} failed: the server was told too late")))
+    }
+
+    fn heard(&self, answer: Answer) -> Answer {
         self.paused.store(answer.paused, Ordering::Relaxed);
         self.due.store(answer.job_due.is_some_and(|wait| wait.is_zero()), Ordering::Relaxed);
-        Ok(answer)
+        answer
     }
 
     /// Brings jobs into their queues whose time has come, if there were any when the server was last asked.
@@ -78,13 +104,17 @@ impl Session {
     }
 
     /// Takes up to `most` jobs, and says when to look again.
-    async fn take(&self, wanted: &FetchRequest) -> Result<(Vec<Delivery>, Option<Duration>), Error> {
+    async fn take(
+        &self,
+        wanted: &FetchRequest,
+        until: Instant,
+    ) -> Result<(Vec<Delivery>, Option<Duration>), Error> {
         let most = wanted.max.get().min(MOST);
         let mut taken = wanted.room();
         let mut verdicts = Vec::new();
         for _ in 0..ROUNDS {
             let sent_at = Instant::now();
-            let answer = match self.ask(most - taken.len(), &wanted.queues, &verdicts).await {
+            let answer = match self.ask(most - taken.len(), &wanted.queues, &verdicts, until).await {
                 // The next call meets it again; what was taken is not to wait until its lease runs out.
                 Err(_) if !taken.is_empty() => return Ok((taken, None)),
                 answer => answer?,
@@ -140,7 +170,8 @@ impl Session {
             return Err((token, Verdict::End { raw }));
         }
         let attempt = attempts.saturating_add(1);
-        let lease = Lease::new(sent_at, self.shared.terms.lease_ttl);
+        let terms = &self.shared.terms;
+        let lease = Lease::new(sent_at, terms.lease_ttl).in_doubt_for(terms.doubt);
         let hand = Hand {
             token,
             raw,
@@ -149,7 +180,7 @@ impl Session {
             marked: times > 0 || tries > 0 || read.unique.is_some(),
             give_up_at: read.retry_for.and_then(|time| read.first_failed_at?.checked_add(time)),
             keep_dead: read.keep_dead,
-            until: later(sent_at, lease.ttl),
+            until: later(sent_at, lease.ttl.saturating_add(lease.doubt)),
         };
         let tag = self.shared.hands.add(hand, sent_at);
         Ok(Delivery { job: Arc::new(job), attempt, tag, lease: Some(lease) })
@@ -198,7 +229,8 @@ impl Session {
         }
         let (most, queues) = wanted.map_or((0, &[][..]), |wanted| (wanted.max.get(), &wanted.queues[..]));
         let sent_at = Instant::now();
-        let answer = self.ask(most, queues, &verdicts).await?;
+        let until = later(sent_at, Duration::from_millis(self.call_timeout_ms.load(Ordering::Relaxed)));
+        let answer = self.ask(most, queues, &verdicts, until).await?;
         let refused = answer.refused;
         let tag_of = |token: &u64| settled.iter().map(|settled| settled.tag).find(|tag| tag.token == *token);
         stale.extend(answer.stale.iter().filter_map(tag_of));
@@ -219,7 +251,7 @@ impl Session {
         // An error from here on must not hide what was taken. What it leaves undone is done when the leases of those
         // have run out, and the next call meets it again.
         if !rejected.is_empty() {
-            let _ = self.ask(0, queues, &rejected).await;
+            let _ = self.ask(0, queues, &rejected, until).await;
         }
         let _ = self.move_due(answer.now_ms).await;
         Ok(())
@@ -306,10 +338,11 @@ impl Source for Session {
             return Ok(Vec::new());
         }
         let deadline = later(Instant::now(), wanted.wait);
+        let until = later(deadline, wanted.call_timeout);
         self.attend(wanted);
         loop {
             let bell = self.shared.bell.notified();
-            let (taken, due) = self.take(wanted).await?;
+            let (taken, due) = self.take(wanted, until).await?;
             if !taken.is_empty() || Instant::now() >= deadline {
                 return Ok(taken);
             }
@@ -346,8 +379,9 @@ impl Source for Session {
 }
 
 impl Session {
-    /// Says in whose name it takes, where workers have names.
+    /// Notes for how long answers are waited for, and says in whose name it takes, where workers have names.
     fn attend(&self, wanted: &FetchRequest) {
+        self.call_timeout_ms.store(exchange::millis(wanted.call_timeout), Ordering::Relaxed);
         if self.shared.layout == Layout::Resque {
             self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
         }

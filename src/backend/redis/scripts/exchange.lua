@@ -1,14 +1,16 @@
--- (unique.lua stands before this.) Settles, then takes jobs, in one step. First it gives back the jobs whose lease has run out, so that whatever has a
--- lease afterwards is with somebody who lives.
+-- (unique.lua and away.lua stand before this.) Settles, gives back the jobs whose lease has run out, then takes jobs, in one step. What comes
+-- after a lease has run out changes nothing, unless that was while the server was away.
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
---       10 processed, 11 failed, 12 what our own keys begin with
+--       10 processed, 11 failed, 12 when a worker was last seen, 13 until when nothing is given back, 14 what
+--       our own keys begin with
 -- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 what the counters of today, or of this worker, end with, 5 the most that are kept dead,
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
---       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
--- Answers: the time in ms, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
+--       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 until when
+--       (ms) anything is done, since who asks waits no longer and will ask again, 15 whether to note that a worker was seen, 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+-- Answers the time in ms; then, unless it was too late, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
 --       in it), of those whose lease has lapsed before the place in this answer and how often, how many jobs
 --       were given back, of those whose failed attempts are counted here the place and how many, and whether none are
@@ -19,12 +21,13 @@ local ttl, room, prefix, today = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 
 local MARK_SECONDS, STAT_SECONDS = 259200, 157680000
 local back, front, pop = ARGV[8], ARGV[9], ARGV[10]
 local dead_in, tried = ARGV[11], ARGV[12]
-local at = 14
+local at = 16
 
 local function int(number) return string.format('%.0f', number) end
 local function next_arg() at = at + 1; return ARGV[at] end
 
 local now = unique_now
+if now > tonumber(ARGV[14]) then return { now } end
 local seconds = tonumber(unique_time[1]) + tonumber(unique_time[2]) / 1000000
 local function score(after) return string.format('%.6f', seconds + after / 1000) end
 
@@ -67,48 +70,29 @@ local function push(side, queue, raw)
     end
 end
 
--- The newest first: each is put before the one that came after it.
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[7])
-if #expired > 0 then
-    table.sort(expired, function(a, b) return tonumber(a) > tonumber(b) end)
-    redis.call('SET', lapsed, 1, 'EX', MARK_SECONDS)
-    for _, token in ipairs(expired) do
-        local value = redis.call('HGET', held, token)
-        if value then
-            local queue, raw = parts(value)
-            local mark = mark_of(raw)
-            if redis.call('HEXISTS', cancelled, token) == 1 then
-                redis.call('SET', mark, 'cancelled')
-            elseif redis.call('GET', mark) ~= 'cancelled' then
-                redis.call('INCR', mark)
-            end
-            redis.call('EXPIRE', mark, MARK_SECONDS)
-            if unique_back(raw, raw) then
-                redis.call('DEL', mark)
-            else
-                push(front, queue, raw)
-            end
-            redis.call('HDEL', held, token)
-        end
-        redis.call('ZREM', leases, token)
-        redis.call('HDEL', cancelled, token)
-    end
-end
 local some_lapsed = redis.call('EXISTS', lapsed) == 1
 local some_tried = tried ~= '' and redis.call('EXISTS', tried) == 1
 local some_cancelled = redis.call('EXISTS', cancelled) == 1
 
 local names = {}
-for i = 1, tonumber(ARGV[14]) do names[i] = next_arg() end
+for i = 1, tonumber(ARGV[16]) do names[i] = next_arg() end
 
 local stale, refused, processed, failed = {}, {}, 0, 0
 local done = tonumber(next_arg())
+-- A server whose memory is full refuses what may need more only until a script has written something: this must go
+-- on, since it is what frees memory.
+local lenient = 0
+if #expired > 0 or at + done < #ARGV or ARGV[15] == '1' then redis.call('ZREM', leases, '') end
+if #expired > 0 or ARGV[15] == '1' then lenient = away(KEYS[12], KEYS[13], now, ttl) end
+if lenient > 0 then expired = {} end
+local function is_held(until_when) return until_when and (lenient > 0 or tonumber(until_when) > now) end
 if done > 0 then
     local tokens = {}
     for i = 1, done do tokens[i] = next_arg() end
     local ours = {}
     for i, until_when in ipairs(redis.call('ZMSCORE', leases, unpack(tokens))) do
-        if until_when and tonumber(until_when) > now then
+        if is_held(until_when) then
             ours[#ours + 1] = tokens[i]
         else
             stale[#stale + 1] = tokens[i]
@@ -127,8 +111,7 @@ while at < #ARGV do
     local what, token = next_arg(), next_arg()
     local first = what ~= 'done' and next_arg()
     local second = (what == 'retry' or what == 'later' or what == 'wait') and next_arg()
-    local until_when = redis.call('ZSCORE', leases, token)
-    local value = until_when and tonumber(until_when) > now and redis.call('HGET', held, token)
+    local value = is_held(redis.call('ZSCORE', leases, token)) and redis.call('HGET', held, token)
     if not value then
         stale[#stale + 1] = token
     elseif what ~= 'done' and what ~= 'end' and what ~= 'unreadable' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
@@ -186,6 +169,36 @@ local function count(key, number)
 end
 count(processed_key, processed)
 count(failed_key, failed)
+
+local reclaimed = 0
+if #expired > 0 then
+    -- The newest first: each is put before the one that came after it.
+    table.sort(expired, function(a, b) return tonumber(a) > tonumber(b) end)
+    redis.call('SET', lapsed, 1, 'EX', MARK_SECONDS)
+    some_lapsed = true
+    for _, token in ipairs(expired) do
+        local value = redis.call('HGET', held, token)
+        if value then
+            local queue, raw = parts(value)
+            local mark = mark_of(raw)
+            if redis.call('HEXISTS', cancelled, token) == 1 then
+                redis.call('SET', mark, 'cancelled')
+            elseif redis.call('GET', mark) ~= 'cancelled' then
+                redis.call('INCR', mark)
+            end
+            redis.call('EXPIRE', mark, MARK_SECONDS)
+            if unique_back(raw, raw) then
+                redis.call('DEL', mark)
+            else
+                push(front, queue, raw)
+            end
+            redis.call('HDEL', held, token)
+            reclaimed = reclaimed + 1
+        end
+        redis.call('ZREM', leases, token)
+        redis.call('HDEL', cancelled, token)
+    end
+end
 
 local paused = ARGV[13] ~= '' and redis.call('GET', ARGV[13])
 paused = paused and string.lower(string.match(paused, '^%s*(.-)%s*$')) == 'true'
@@ -247,15 +260,15 @@ if total > 0 then
 end
 
 local due = -1
-local function sooner(key, scale)
+local function sooner(key, scale, least)
     local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if first[2] then
-        local wait = math.max(0, math.ceil(tonumber(first[2]) * scale - now))
+        local wait = math.max(least, math.ceil(tonumber(first[2]) * scale - now))
         if due < 0 or wait < due then due = wait end
     end
 end
-sooner(schedule, 1000)
-sooner(retry, 1000)
+sooner(schedule, 1000, 0)
+sooner(retry, 1000, 0)
 local jobs_due = due
-sooner(leases, 1)
-return { now, jobs_due, due, stale, refused, token, taken, lapses, #expired, tries, paused and 1 or 0 }
+sooner(leases, 1, lenient)
+return { now, jobs_due, due, stale, refused, token, taken, lapses, reclaimed, tries, paused and 1 or 0 }

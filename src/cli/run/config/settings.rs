@@ -40,7 +40,7 @@ pub(crate) struct SqliteSettings {
     pub(crate) adopt: Option<bool>,
 }
 
-/// `[redis]`. What is not set is as [`Presence`](crate::service::Presence) has it.
+/// `[redis]`. What is not set is as [`Presence`](crate::service::Presence) and the backend have it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RedisSettings {
     /// Whether dashboards are shown the worker, and may steer it.
@@ -53,6 +53,9 @@ pub(crate) struct RedisSettings {
     pub(crate) reschedule_times: u32,
     /// Times are written as Sidekiq 7 and older do.
     pub(crate) times_in_seconds: bool,
+    pub(crate) lease_ttl: Option<Duration>,
+    pub(crate) run_on: Option<Duration>,
+    pub(crate) crash_limit: Option<u32>,
 }
 
 /// `[worker]`. The defaults are those of [`WorkerBuilder`](crate::WorkerBuilder).
@@ -113,7 +116,7 @@ impl SqliteSettings {
             max_dead: table.count("max_dead", 0, u32::MAX.into()).map(|jobs| jobs as usize),
             keep_done: table.time_or_zero("keep_done"),
             max_done: table.count("max_done", 0, u32::MAX.into()).map(|jobs| jobs as usize),
-            crash_limit: table.count("crash_limit", 1, u32::MAX.into()).map(|attempts| attempts as u32),
+            crash_limit: crash_limit(&mut table),
             busy_timeout: table.time_or_zero("busy_timeout"),
             watch_every: table.time("watch_every"),
             adopt: table.truth("adopt"),
@@ -133,6 +136,9 @@ impl RedisSettings {
             reschedule: None,
             reschedule_times,
             times_in_seconds: false,
+            lease_ttl: None,
+            run_on: None,
+            crash_limit: None,
         };
         let Some(mut table) = root.table("redis") else { return read };
         if !source.is_redis() {
@@ -146,6 +152,9 @@ impl RedisSettings {
         let times = table.count("reschedule_times", 0, u32::MAX.into()).map(|times| times as u32);
         read.reschedule_times = times.unwrap_or(read.reschedule_times);
         read.times_in_seconds = times_in_seconds(&mut table, source);
+        read.lease_ttl = lease_ttl(&mut table);
+        read.run_on = table.time_or_zero("run_on");
+        read.crash_limit = crash_limit(&mut table);
         table.end();
         read
     }
@@ -214,6 +223,10 @@ fn lease_ttl(table: &mut Table<'_>) -> Option<Duration> {
         table.refuse("lease_ttl", node, format!("must be at most {} days", MAX_LEASE_TTL.as_secs() / 86_400));
     }
     Some(ttl)
+}
+
+fn crash_limit(table: &mut Table<'_>) -> Option<u32> {
+    table.count("crash_limit", 1, u32::MAX.into()).map(|limit| limit as u32)
 }
 
 impl Default for WorkerSettings {
@@ -365,6 +378,9 @@ impl Settings {
             ("redis.reschedule", self.redis.reschedule != new.redis.reschedule),
             ("redis.reschedule_times", self.redis.reschedule_times != new.redis.reschedule_times),
             ("redis.times_in_seconds", self.redis.times_in_seconds != new.redis.times_in_seconds),
+            ("redis.lease_ttl", self.redis.lease_ttl != new.redis.lease_ttl),
+            ("redis.run_on", self.redis.run_on != new.redis.run_on),
+            ("redis.crash_limit", self.redis.crash_limit != new.redis.crash_limit),
             ("worker.name", old.name != new_worker.name),
             ("worker.prefetch", old.prefetch != new_worker.prefetch),
             ("worker.shutdown_deadline", old.shutdown_deadline != new_worker.shutdown_deadline),
