@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::backend::redis::codec::sidekiq::Times;
 use crate::backend::redis::codec::{Failure, resque, sidekiq};
 use crate::error::ErrorKind;
 use crate::handler::decode_json;
@@ -55,7 +56,7 @@ pub fn job_line(bytes: &[u8]) {
 /// A failure with text that has to be escaped.
 fn failure() -> Failure<'static> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_248_285_250);
-    Failure { reason: "no \"disk\"\n\u{1}é", now, attempt: 3, queue: None }
+    Failure { reason: "no \"disk\"\n\u{1}é", now, attempt: 3, queue: None, times: Times::Millis }
 }
 
 /// The bytes of a job in the layout of Sidekiq: understood or answered; and whatever a failure, the passing of time or
@@ -82,9 +83,9 @@ pub fn sidekiq_payload(bytes: &[u8]) {
         }
     };
     assert!(!read.job.kind.as_str().is_empty() && !read.job.queue.as_str().is_empty());
-    let (queue, pushed) = sidekiq::enqueued(bytes, failure.now).expect("it was understood");
+    let (queue, pushed) = sidekiq::enqueued(bytes, failure.now, failure.times).expect("it was understood");
     assert_eq!(queue, read.job.queue);
-    let (_, revived) = sidekiq::revived(&dead, failure.now).expect("it was understood");
+    let (_, revived) = sidekiq::revived(&dead, failure.now, failure.times).expect("it was understood");
     for (later, failures) in [
         (retried.expect("it was understood"), failure.attempt),
         (dead, failure.attempt),

@@ -6,6 +6,8 @@
 mod bytes;
 #[path = "resque/fixture.rs"]
 mod fixture;
+#[path = "resque/malformed.rs"]
+mod malformed;
 #[path = "resque/node.rs"]
 mod node;
 #[path = "peers/mod.rs"]

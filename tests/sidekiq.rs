@@ -12,8 +12,16 @@ mod redis;
 mod failures;
 #[path = "sidekiq/jobs.rs"]
 mod jobs;
+#[path = "sidekiq/lapses.rs"]
+mod lapses;
+#[path = "sidekiq/law.rs"]
+mod law;
+#[path = "sidekiq/malformed.rs"]
+mod malformed;
 #[path = "sidekiq/pages.rs"]
 mod pages;
+#[path = "sidekiq/prefix.rs"]
+mod prefix;
 #[path = "sidekiq/presence.rs"]
 mod presence;
 #[cfg(feature = "cli")]
@@ -21,3 +29,5 @@ mod presence;
 mod program;
 #[path = "sidekiq/scene.rs"]
 mod scene;
+#[path = "sidekiq/unique.rs"]
+mod unique;

@@ -70,13 +70,18 @@ impl SidekiqWeb {
     ///
     /// Fails unless the answer sends the browser back.
     pub(crate) fn press(&self, path: &str, fields: &[(&str, &str)]) {
+        self.press_on(path, path, fields);
+    }
+
+    /// The same for a form that is sent to `action`, which is not the page that it is on.
+    pub(crate) fn press_on(&self, path: &str, action: &str, fields: &[(&str, &str)]) {
         let page = self.get(path);
         let token = page.token().unwrap_or_else(|| panic!("no form: {page:?}"));
         let mut form = format!("authenticity_token={}", encoded(&token));
         for (name, value) in fields {
             form += &format!("&{}={}", encoded(name), encoded(value));
         }
-        let answer = self.post(path, &form);
+        let answer = self.post(action, &form);
         assert!((302..=303).contains(&answer.status), "{answer:?}");
     }
 
@@ -110,6 +115,12 @@ impl Page {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.lines().filter_map(|line| line.split_once(':'));
         headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    /// By what the jobs on it are chosen, in their order.
+    pub(crate) fn boxes(&self) -> Vec<String> {
+        let boxes = self.body.split("name='key[]' value='").skip(1);
+        boxes.filter_map(|rest| rest.split('\'').next()).map(str::to_owned).collect()
     }
 
     /// What the first form on it wants to have back.

@@ -34,6 +34,14 @@ impl Reply {
         }
     }
 
+    /// The bytes that it is.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bulk(bytes) => bytes,
+            other => panic!("no bytes: {other:?}"),
+        }
+    }
+
     /// The number that it is, or says.
     pub(crate) fn number(&self) -> i64 {
         self.text().parse().unwrap_or_else(|_| panic!("no number: {self:?}"))

@@ -9,6 +9,7 @@
 //! | a network that delays, holds, swallows and cuts | [`Proxy`] |
 //! | commands to it, past any proxy, password and certificate | [`RedisServer::command`], [`Client`] |
 //! | a condition that comes true | [`until`] |
+//! | what is no job, and what is an odd one | [`malformed`], [`odd`], [`mixed`] |
 //! | another program that ends with the test | [`Process`] |
 //!
 //! Nothing here needs a runtime: all calls block, for milliseconds but for those that say otherwise.
@@ -22,6 +23,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of it")]
 
 mod client;
+mod malformed;
 mod process;
 mod proxy;
 mod pump;
@@ -30,6 +32,7 @@ mod server;
 mod tls;
 
 pub(crate) use client::{Client, Reply};
+pub(crate) use malformed::{malformed, mixed, odd};
 pub(crate) use process::{Folder, Process, free_port, is_there, missing, until};
 pub(crate) use proxy::{BOTH_WAYS, Proxy, Way};
 pub(crate) use sentinel::Sentinels;

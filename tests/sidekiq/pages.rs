@@ -1,5 +1,8 @@
 //! Sidekiq's own pages, fetched as a browser does, and the buttons on them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 use tidegate::{Outcome, Registry, State};
 
@@ -111,6 +114,65 @@ fn the_pages_show_what_waits_what_failed_and_what_is_dead() {
     let stats = &stats["sidekiq"];
     let counts = ["processed", "failed", "scheduled", "retries", "dead", "enqueued", "processes", "busy"];
     assert_eq!(counts.map(|count| number(&stats[count])), [2, 2, 1, 1, 1, 1, 0, 0], "{stats}");
+}
+
+/// The boxes on a page, each with the id of its job.
+fn boxes(web: &SidekiqWeb, path: &str) -> Vec<(String, String)> {
+    let boxes = web.get(path).boxes().into_iter();
+    let id = |key: &str| key.split_once('-').expect("a score and an id").1.to_owned();
+    boxes.map(|key| (id(&key), key)).collect()
+}
+
+fn box_of(web: &SidekiqWeb, path: &str, id: &str) -> String {
+    let found = boxes(web, path).into_iter().find(|(found, _)| found == id);
+    found.unwrap_or_else(|| panic!("{id} is not on {path}")).1
+}
+
+#[test]
+fn the_buttons_beside_what_failed_and_what_is_dead_retry_kill_and_delete() {
+    let Some(scene) = Scene::with_sidekiq() else { return };
+    let web = SidekiqWeb::start(&scene.url);
+    let mended = Arc::new(AtomicBool::new(false));
+    let broken = mended.clone();
+    let registry = Registry::new().handle_raw("Print", move |_| {
+        let mended = broken.load(Ordering::Relaxed);
+        async move { if mended { Outcome::Done } else { Outcome::fail("no ink") } }
+    });
+    let args: Vec<Value> = (0..7).map(|number| json!([number])).collect();
+    let ids = Ruby::enqueue(&scene.url, "Print", &json!(args), &json!({}));
+    let worker = Running::start(&scene.redis(Style::Seconds), registry);
+    let counts = || [scene.count(&["ZCARD", "retry"]), scene.count(&["ZCARD", "dead"])];
+    until("all have failed", || counts() == [7, 0]);
+    let chosen = |path: &str, id: &str, button: &str, label: &str| {
+        web.press(path, &[("key[]", &box_of(&web, path, id)), (button, label)]);
+    };
+    chosen("/retries", &ids[0], "delete", "Delete");
+    assert_eq!(counts(), [6, 0]);
+    chosen("/retries", &ids[1], "kill", "Kill");
+    assert_eq!((counts(), &boxes(&web, "/morgue")[0].0), ([5, 1], &ids[1]));
+    // Of several at once, as with more boxes ticked.
+    let two = [box_of(&web, "/retries", &ids[2]), box_of(&web, "/retries", &ids[3])];
+    web.press("/retries", &[("key[]", &two[0]), ("key[]", &two[1]), ("kill", "Kill")]);
+    assert_eq!(counts(), [3, 3]);
+    mended.store(true, Ordering::Relaxed);
+    chosen("/retries", &ids[4], "retry", "Retry Now");
+    until("it is done", || worker.handle.stats().done == 1);
+    assert_eq!(counts(), [2, 3]);
+    web.press_on("/retries", "/retries/all/kill", &[("kill", "Kill All")]);
+    assert_eq!(counts(), [0, 5]);
+
+    chosen("/morgue", &ids[1], "retry", "Retry Now");
+    until("it is done", || worker.handle.stats().done == 2);
+    chosen("/morgue", &ids[2], "delete", "Delete");
+    assert_eq!(counts(), [0, 3]);
+    // On the page of one job.
+    let path = format!("/morgue/{}", box_of(&web, "/morgue", &ids[3]));
+    web.press(&path, &[("retry", "Retry Now")]);
+    until("it is done", || worker.handle.stats().done == 3);
+    web.press_on("/morgue", "/morgue/all/retry", &[("retry", "Retry All")]);
+    until("all are done", || worker.handle.stats().done == 5);
+    assert_eq!((counts(), worker.stop().stats.done), ([0, 0], 5));
+    assert!(web.get("/morgue").boxes().is_empty());
 }
 
 #[test]

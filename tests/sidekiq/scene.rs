@@ -51,6 +51,11 @@ impl Scene {
         builder.open().expect("good settings")
     }
 
+    /// A handle of which all keys begin so.
+    pub(crate) fn behind(&self, prefix: &str) -> Redis {
+        Redis::builder(&self.url).prefix(prefix).open().expect("good settings")
+    }
+
     /// The answer to a command, as text.
     pub(crate) fn ask(&self, parts: &[&str]) -> String {
         self.server.command(parts).text()

@@ -53,7 +53,8 @@ impl Redis {
 
     async fn change_found(&self, found: &Found, to: &To, doing: &'static str) -> Result<bool, Error> {
         let keys = &self.0.keys;
-        let mut call = CHANGE.call(&[&found.key, &keys.queues, &keys.dead, &keys.cancelled, &keys.schedule]);
+        let (key, ours) = (&found.key, &keys.ours);
+        let mut call = CHANGE.call(&[key, &keys.queues, &keys.dead, &keys.cancelled, &keys.schedule, ours]);
         call.arg(match found.state {
             JobState::Leased => "hash",
             _ => found.how,
@@ -81,8 +82,8 @@ impl Manage for Redis {
             JobState::Dead | JobState::Done => None,
             JobState::Leased => Some(To::Cancelled),
             JobState::Ready | JobState::Delayed => {
-                let (now, queue) = (wall_clock(), Some(&found.job.job.queue));
-                let failure = Failure { reason: CANCELLED, now, attempt: found.job.attempts, queue };
+                let (now, queue, times) = (wall_clock(), Some(&found.job.job.queue), self.0.times);
+                let failure = Failure { reason: CANCELLED, now, attempt: found.job.attempts, queue, times };
                 Some(To::Dead(found.keep_dead.then(|| self.0.layout.dead(&found.raw, "", &failure))))
             }
         })
@@ -92,9 +93,9 @@ impl Manage for Redis {
     async fn requeue(&self, id: &JobId) -> Result<bool, Error> {
         self.change(id, "requeueing a job", |found| {
             let anew = match found.state {
-                JobState::Dead => self.0.layout.revived(&found.here, wall_clock()),
+                JobState::Dead => self.0.layout.revived(&found.here, wall_clock(), self.0.times),
                 JobState::Delayed => {
-                    let due = self.0.layout.due(found.place, &found.here, wall_clock());
+                    let due = self.0.layout.due(found.place, &found.here, wall_clock(), self.0.times);
                     due.map(|(queue, raw, _)| (queue, raw))
                 }
                 JobState::Ready | JobState::Leased | JobState::Done => return None,

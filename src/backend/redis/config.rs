@@ -87,8 +87,8 @@ impl RedisBuilder {
     }
 
     /// How often the lease of a job may run out, within three days, before it goes to the dead ones: then it is taken
-    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. For a job with a number of attempts of its own
-    /// that number counts instead, and each lapsed lease as an attempt.
+    /// for one that kills its workers. Default 3, as Sidekiq Pro has it. That is so for every job, however often it may
+    /// fail; and since each lapsed lease counts as an attempt, one that may be tried only twice ends sooner.
     pub fn crash_limit(mut self, lapses: u32) -> Self {
         self.crash_limit = lapses;
         self
@@ -106,8 +106,9 @@ impl RedisBuilder {
         self
     }
 
-    /// What all keys begin with. Default nothing in Sidekiq's layout and `resque:` in Resque's. What the URL says goes
-    /// before this.
+    /// What all keys begin with: queues, unique keys, workers and all else of one prefix are nothing to those of another.
+    /// Default nothing in Sidekiq's layout, which allows nothing else since its version 7, and `resque:` in Resque's. The
+    /// namespace `NAME` of an older Sidekiq is the prefix `NAME:`. What the URL says goes before this.
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = Some(prefix.to_owned());
         self
@@ -362,6 +363,8 @@ mod tests {
         assert_eq!(redis.keys().queues, "a:b:queues");
         assert_eq!(open("redis://h?layout=resque").expect("a good URL").keys().queues, "resque:queues");
         assert_eq!(open("redis://h?layout=sidekiq&prefix=x:").expect("a good URL").keys().queues, "x:queues");
+        let keys = &open("redis://h?prefix=x:").expect("a good URL").0.keys;
+        assert_eq!([&keys.ours, &keys.processes], ["x:tidegate:", "x:processes"]);
         let times = |query: &str| open(&format!("redis://h?{query}")).expect("a good URL").0.times;
         assert_eq!((times("times=seconds"), times("times=milliseconds")), (Times::Seconds, Times::Millis));
         assert_eq!(times("times=seconds&times=milliseconds"), Times::Millis, "the last counts");

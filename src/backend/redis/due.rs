@@ -4,6 +4,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 
+use super::codec::sidekiq::Times;
 use super::exchange::{array, bytes, int};
 use super::failure::nonsense;
 use super::keys::Keys;
@@ -26,9 +27,11 @@ pub(super) async fn move_due(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
     layout: Layout,
+    times: Times,
     now_ms: u64,
 ) -> Result<usize, Error> {
-    let mut moves = DUE.call(&[&keys.queues, &keys.dead, &keys.schedule, &keys.retry, &keys.token]);
+    let mut moves =
+        DUE.call(&[&keys.queues, &keys.dead, &keys.schedule, &keys.retry, &keys.token, &keys.ours]);
     moves.arg(&keys.queue).arg(keys.ends.back).arg(keys.dead_in);
     moves.arg(&keys.delayed).arg(&keys.timestamps).arg(&keys.tried);
     let mut any = false;
@@ -37,7 +40,7 @@ pub(super) async fn move_due(
             any = true;
             if place == Place::Retry || keys.delayed.is_empty() {
                 moves.arg("zset").arg(set).arg(&member[..]);
-                add_move(&mut moves, layout, place, &member);
+                add_move(&mut moves, layout, times, place, &member);
                 continue;
             }
             let list = [keys.delayed.as_bytes(), &member].concat();
@@ -46,11 +49,11 @@ pub(super) async fn move_due(
             let waiting = send(connection, DOING, &ask).await?;
             let waiting = parts_of(waiting).ok_or_else(|| nonsense(DOING))?;
             if waiting.is_empty() {
-                moves.arg("delayed").arg(&member[..]).arg("").arg("").arg("").arg(0);
+                moves.arg("gone").arg(&member[..]).arg("").arg("").arg("").arg(0);
             }
             for raw in waiting {
                 moves.arg("delayed").arg(&member[..]).arg(&raw[..]);
-                add_move(&mut moves, layout, place, &raw);
+                add_move(&mut moves, layout, times, place, &raw);
             }
         }
     }
@@ -74,9 +77,9 @@ fn parts_of(answer: Value) -> Option<Vec<Bytes>> {
 }
 
 /// Where it goes, in which form, and what is counted beside it.
-fn add_move(moves: &mut Cmd, layout: Layout, place: Place, raw: &Bytes) {
+fn add_move(moves: &mut Cmd, layout: Layout, times: Times, place: Place, raw: &Bytes) {
     let now = wall_clock();
-    match layout.due(place, raw, now) {
+    match layout.due(place, raw, now, times) {
         Ok((queue, element, attempts)) => moves.arg(queue.as_str()).arg(element).arg(attempts),
         Err(_) => {
             let stood = layout.unwrap(place, raw);

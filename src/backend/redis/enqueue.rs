@@ -69,7 +69,7 @@ impl Redis {
 
 /// What is said: jobs that go to the same queue one after the other are said together.
 fn call_for(keys: &Keys, entries: &[Entry<'_>]) -> Cmd {
-    let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule, &keys.retry, &keys.leases]);
+    let mut call = ENQUEUE.call(&[&keys.queues, &keys.schedule, &keys.retry, &keys.leases, &keys.ours]);
     call.arg(&keys.queue).arg(keys.ends.back).arg(&keys.delayed).arg(&keys.timestamps);
     let plain = |entry: &Entry<'_>| entry.at.is_none() && entry.job.unique.is_none();
     let alike =

@@ -32,6 +32,8 @@ pub(super) enum Verdict {
     Dead { raw: Option<Vec<u8>> },
     /// The same, even if it is to be cancelled.
     End { raw: Option<Vec<u8>> },
+    /// It is no job, and is kept with the dead ones in this form, whatever that is. Nothing was run, so nothing is counted.
+    Unreadable { raw: Vec<u8> },
     /// It goes to the back of its queue as it was; its failed attempts are counted beside it.
     Again { attempts: u32 },
     /// It waits for a time in this form, and does not count as failed.
@@ -98,6 +100,7 @@ pub(super) fn ask(
         &keys.failed,
         &keys.seen,
         &keys.lenient,
+        &keys.ours,
     ]);
     call.arg(millis(terms.lease_ttl)).arg(wish.most.min(MOST)).arg(&keys.queue).arg(counted_as);
     call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(wish.reclaim);
@@ -122,6 +125,7 @@ pub(super) fn ask(
             Verdict::Later { after, raw } => call.arg("later").arg(*token).arg(millis(*after)).arg(&raw[..]),
             Verdict::Dead { raw } => call.arg("dead").arg(*token).arg(raw.as_deref().unwrap_or_default()),
             Verdict::End { raw } => call.arg("end").arg(*token).arg(raw.as_deref().unwrap_or_default()),
+            Verdict::Unreadable { raw } => call.arg("unreadable").arg(*token).arg(&raw[..]),
             Verdict::Again { attempts } => call.arg("again").arg(*token).arg(*attempts),
             Verdict::Wait { after, raw } => call.arg("wait").arg(*token).arg(millis(*after)).arg(&raw[..]),
             Verdict::Back { after } => call.arg("back").arg(*token).arg(millis(*after)),

@@ -4,11 +4,6 @@
 use super::layout::Layout;
 use crate::job::Queue;
 
-/// Set: the identities of Sidekiq's processes.
-pub(super) const PROCESSES: &str = "processes";
-/// It was looked for dead processes a moment ago.
-pub(super) const PROCESS_CLEANUP: &str = "process_cleanup";
-
 /// For how long it is kept how many attempts of a job have failed, and how often it was put back. The scripts have the same.
 pub(super) const MARK_SECONDS: u64 = 259_200;
 
@@ -21,6 +16,14 @@ const OF_APISONATOR: &[&str] = &["priority", "main", "stats"];
 /// What stands where. Made once a handle.
 #[derive(Debug)]
 pub(super) struct Keys {
+    /// What all begin with.
+    pub(super) prefix: String,
+    /// What ours begin with, which no tool of the layout looks at.
+    pub(super) ours: String,
+    /// Set: the identities of Sidekiq's processes.
+    pub(super) processes: String,
+    /// It was looked for dead processes a moment ago.
+    pub(super) process_cleanup: String,
     /// What a queue's key begins with.
     pub(super) queue: String,
     pub(super) queues: String,
@@ -96,6 +99,10 @@ impl Keys {
         let resque = layout == Layout::Resque;
         let of_resque = |name: &str| if resque { key(name) } else { String::new() };
         Self {
+            prefix: prefix.to_owned(),
+            ours: key("tidegate:"),
+            processes: key("processes"),
+            process_cleanup: key("process_cleanup"),
             queue: key("queue:"),
             queues: key("queues"),
             schedule: key(if resque { "delayed_queue_schedule" } else { "schedule" }),

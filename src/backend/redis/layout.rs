@@ -155,9 +155,10 @@ impl Layout {
         place: Place,
         value: &Bytes,
         now: SystemTime,
+        times: Times,
     ) -> Result<(Queue, Vec<u8>, u32), Error> {
         match self {
-            Self::Sidekiq => sidekiq::enqueued(value, now).map(|(queue, raw)| (queue, raw, 0)),
+            Self::Sidekiq => sidekiq::enqueued(value, now, times).map(|(queue, raw)| (queue, raw, 0)),
             Self::Resque => {
                 let stood = self.unwrap(place, value);
                 let queue = stood.queue.ok_or_else(|| Error::invalid("it names no queue"))?;
@@ -167,10 +168,15 @@ impl Layout {
     }
 
     /// What is to stand in its queue for a dead job that begins anew.
-    pub(super) fn revived(self, value: &Bytes, now: SystemTime) -> Result<(Queue, Vec<u8>), Error> {
+    pub(super) fn revived(
+        self,
+        value: &Bytes,
+        now: SystemTime,
+        times: Times,
+    ) -> Result<(Queue, Vec<u8>), Error> {
         match self {
-            Self::Sidekiq => sidekiq::revived(value, now),
-            Self::Resque => self.due(Place::Dead, value, now).map(|(queue, raw, _)| (queue, raw)),
+            Self::Sidekiq => sidekiq::revived(value, now, times),
+            Self::Resque => self.due(Place::Dead, value, now, times).map(|(queue, raw, _)| (queue, raw)),
         }
     }
 
@@ -191,7 +197,8 @@ impl Layout {
             Self::Sidekiq => raw.to_vec(),
             Self::Resque => {
                 let reason = "this is no job in the layout of Resque";
-                self.dead(raw, worker, &Failure { reason, now, attempt: 1, queue: Some(queue) })
+                let times = Times::default();
+                self.dead(raw, worker, &Failure { reason, now, attempt: 1, queue: Some(queue), times })
             }
         }
     }

@@ -155,7 +155,7 @@ impl Redis {
     /// What is meant of a part, and where the next one begins, if there may be more.
     async fn part(&self, part: Part<'_>, doing: &'static str) -> Result<(Option<At>, Vec<Found>), Error> {
         let keys = &self.0.keys;
-        let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed]);
+        let mut call = SEARCH.call(&[part.key, &keys.leases, &keys.cancelled, &keys.lapsed, &keys.ours]);
         call.arg(part.how).arg(part.from.place).arg(part.most).arg(part.with).arg(part.without);
         call.arg(&keys.tried).arg(&keys.delayed);
         match part.from.second {
@@ -408,6 +408,7 @@ impl Inspect for Redis {
             &keys.dead,
             &keys.processed,
             &keys.failed,
+            &keys.ours,
         ];
         let (mut from, mut counted) = (FIRST.to_owned(), 0);
         let counts = loop {

@@ -23,7 +23,7 @@ use super::failure::{failed, nonsense};
 use super::layout::Layout;
 use super::link::{PRUNE, send};
 use super::roll::Listed;
-use super::{Redis, Shared, due, keys};
+use super::{Redis, Shared, due};
 use crate::announce::{Announce, Identity, KindRuns, Notice, Request, Runs};
 use crate::error::Error;
 use crate::inspect::JobView;
@@ -97,18 +97,18 @@ impl Announce for Announcer {
                 .collect(),
             queues => queues.to_vec(),
         };
-        let keys = Keys::of(&notice.who);
+        let (shared, keys) = (&*self.shared, Keys::of(&self.shared.keys.prefix, &notice.who));
         let mut all = redis::pipe();
         all.atomic();
         self.tell_work(&mut all, &keys, notice);
-        tell_runs(&mut all, &notice.runs, notice.now, self.shared.times);
-        all.sadd(keys::PROCESSES, keys.identity).ignore();
-        all.cmd("HSET").arg(keys.identity).arg("info").arg(info(notice, &queues));
+        tell_runs(&mut all, &notice.runs, notice.now, shared);
+        all.sadd(&shared.keys.processes, &notice.who.id).ignore();
+        all.cmd("HSET").arg(&keys.identity).arg("info").arg(info(notice, &queues));
         all.arg("concurrency").arg(notice.max_concurrent_jobs).arg("busy").arg(notice.running.len());
         all.arg("beat").arg(seconds(notice.now)).arg("rtt_us").arg(round_trip.as_micros() as u64);
         all.arg("quiet").arg(if notice.quiet { "true" } else { "false" });
         all.arg("rss").arg(notice.resident_kib).ignore();
-        all.cmd("EXPIRE").arg(keys.identity).arg(TOLD_SECONDS).ignore();
+        all.cmd("EXPIRE").arg(&keys.identity).arg(TOLD_SECONDS).ignore();
         all.cmd("RPOP").arg(&keys.signals).arg(MAX_REQUESTS);
         let answer = run(&mut connection, &all).await?;
         self.prune(&mut connection).await;
@@ -116,18 +116,18 @@ impl Announce for Announcer {
     }
 
     async fn withdraw(&self, who: &Identity, runs: &Runs, now: SystemTime) -> Result<(), Error> {
-        let keys = Keys::of(who);
+        let (shared, keys) = (&*self.shared, Keys::of(&self.shared.keys.prefix, who));
         let mut all = redis::pipe();
         all.atomic();
-        tell_runs(&mut all, runs, now, self.shared.times);
-        all.srem(keys::PROCESSES, keys.identity).ignore();
-        all.cmd("UNLINK").arg(keys.identity).arg(&keys.work).arg(&keys.workers).arg(&keys.signals).ignore();
+        tell_runs(&mut all, runs, now, shared);
+        all.srem(&shared.keys.processes, &who.id).ignore();
+        all.cmd("UNLINK").arg(&keys.identity).arg(&keys.work).arg(&keys.workers).arg(&keys.signals).ignore();
         run(&mut self.connection.clone(), &all).await.map(drop)
     }
 }
 
 impl Announcer {
-    fn tell_work(&self, all: &mut Pipeline, keys: &Keys<'_>, notice: &Notice) {
+    fn tell_work(&self, all: &mut Pipeline, keys: &Keys, notice: &Notice) {
         all.cmd("UNLINK").arg(&keys.work).arg(&keys.workers).ignore();
         if notice.running.is_empty() {
             return;
@@ -164,23 +164,25 @@ impl Announcer {
         let mut pruned_at = self.pruned_at.lock().await;
         if pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             *pruned_at = Some(Instant::now());
-            let call = PRUNE.call(&[keys::PROCESSES, keys::PROCESS_CLEANUP]);
+            let keys = &self.shared.keys;
+            let mut call = PRUNE.call(&[&keys.processes, &keys.process_cleanup]);
+            call.arg(&keys.prefix);
             let _ = PRUNE.send(connection, DOING, &call).await;
         }
     }
 }
 
 /// The keys of one process.
-struct Keys<'w> {
-    identity: &'w str,
+struct Keys {
+    identity: String,
     work: String,
     workers: String,
     signals: String,
 }
 
-impl<'w> Keys<'w> {
-    fn of(who: &'w Identity) -> Self {
-        let identity = who.id.as_str();
+impl Keys {
+    fn of(prefix: &str, who: &Identity) -> Self {
+        let identity = format!("{prefix}{}", who.id);
         let [work, workers, signals] =
             [":work", ":workers", "-signals"].map(|what| format!("{identity}{what}"));
         Self { identity, work, workers, signals }
@@ -237,13 +239,16 @@ fn info(notice: &Notice, queues: &[(Queue, u32)]) -> String {
     info.to_string()
 }
 
-fn tell_runs(all: &mut Pipeline, runs: &Runs, now: SystemTime, times: Times) {
+fn tell_runs(all: &mut Pipeline, runs: &Runs, now: SystemTime, shared: &Shared) {
     let mut some = runs.iter().filter(|(_, runs)| !runs.is_empty()).peekable();
     if some.peek().is_none() {
         return;
     }
-    let minute = Minute::of(now);
-    let counts = minute.counts(times);
+    let (minute, prefix) = (Minute::of(now), &shared.keys.prefix);
+    let mut counts = minute.counts(shared.times);
+    for (key, _) in &mut counts {
+        key.insert_str(0, prefix);
+    }
     for (kind, runs) in some {
         for (key, _) in &counts {
             let mut count = |what: &str, number: u64| {
@@ -256,7 +261,7 @@ fn tell_runs(all: &mut Pipeline, runs: &Runs, now: SystemTime, times: Times) {
             count("ms", runs.run_ms);
         }
         if runs.done > 0 {
-            tell_histogram(all, &minute.histogram(kind.as_str()), runs);
+            tell_histogram(all, &format!("{prefix}{}", minute.histogram(kind.as_str())), runs);
         }
     }
     for (key, seconds) in &counts {

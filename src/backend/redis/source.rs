@@ -102,7 +102,8 @@ impl Session {
     async fn move_due(&self, now_ms: u64) -> Result<(), Error> {
         if self.due.swap(false, Ordering::Relaxed) {
             let mut connection = self.connection.clone();
-            due::move_due(&mut connection, &self.shared.keys, self.shared.layout, now_ms).await?;
+            let Shared { keys, layout, times, .. } = &*self.shared;
+            due::move_due(&mut connection, keys, *layout, *times, now_ms).await?;
         }
         Ok(())
     }
@@ -153,7 +154,7 @@ impl Session {
         let layout = self.shared.layout;
         let Ok(read) = layout.read(&raw, &queue) else {
             let raw = layout.unreadable(&raw, &queue, &self.worker(), wall_clock());
-            return Err((token, Verdict::End { raw: Some(raw) }));
+            return Err((token, unreadable(layout, raw)));
         };
         let failures = read.failures.saturating_add(tries);
         let mut job = read.job;
@@ -190,12 +191,10 @@ impl Session {
         Ok(Delivery { job: Arc::new(job), attempt, tag, lease: Some(lease) })
     }
 
-    /// Why a job whose leases ran out is not handed out again, if so.
+    /// Why a job whose leases ran out is not handed out again, if so. How often a job may fail says nothing of how many
+    /// workers it may kill.
     fn poison(&self, job: &Job, attempts: u32, lapses: u32) -> Option<String> {
-        let over = match job.max_attempts {
-            Some(most) => attempts >= most,
-            None => lapses >= self.shared.crash_limit,
-        };
+        let over = lapses >= self.shared.crash_limit || job.max_attempts.is_some_and(|most| attempts >= most);
         (lapses > 0 && over)
             .then(|| format!("lease expired {lapses} times, the last time in attempt {attempts}"))
     }
@@ -264,6 +263,14 @@ impl Session {
     }
 }
 
+/// What becomes of what is no job: Sidekiq counts it nowhere, and Resque's pages show that it failed.
+fn unreadable(layout: Layout, raw: Vec<u8>) -> Verdict {
+    match layout {
+        Layout::Sidekiq => Verdict::Unreadable { raw },
+        Layout::Resque => Verdict::End { raw: Some(raw) },
+    }
+}
+
 /// A job in hand as it waits where its layout has nothing for that.
 fn parked(hand: &Hand, attempts: u32, reason: &str) -> Vec<u8> {
     let (queue, raw, reason) = (hand.queue.clone(), hand.raw.clone(), Arc::from(reason));
@@ -275,7 +282,8 @@ pub(super) const CANCELLED: &str = "cancelled";
 impl Session {
     /// How a dead job is kept, if it is.
     fn dead(&self, raw: &[u8], queue: &Queue, keep: bool, reason: &str, attempt: u32) -> Option<Vec<u8>> {
-        let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue) };
+        let times = self.shared.times;
+        let failure = Failure { reason, now: wall_clock(), attempt, queue: Some(queue), times };
         keep.then(|| self.shared.layout.dead(raw, &self.worker(), &failure))
     }
 
@@ -310,7 +318,8 @@ impl Session {
         if hand.give_up_at.is_some_and(|at| at <= now) {
             return Verdict::Dead { raw: self.dead_in_hand(hand, reason) };
         }
-        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue) };
+        let times = self.shared.times;
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue), times };
         let Ok(raw) = sidekiq::retried(&hand.raw, &failure) else {
             // It was understood when it was taken.
             return Verdict::Back { after };
@@ -318,7 +327,7 @@ impl Session {
         if !after.is_zero() {
             return Verdict::Later { after, raw };
         }
-        match sidekiq::enqueued(&raw, now) {
+        match sidekiq::enqueued(&raw, now, times) {
             Ok((queue, raw)) => Verdict::Retry { queue, raw },
             Err(_) => Verdict::Back { after },
         }

@@ -3,6 +3,7 @@
 # What Sidekiq's own API sees and does, as JSON.
 #
 #   ruby api.rb show
+#   ruby api.rb history DAYS                                  what was processed and what failed, by day
 #   ruby api.rb retry|kill|delete retry|dead|schedule JID     a job of that set
 #   ruby api.rb clear QUEUE
 #   ruby api.rb quiet|stop IDENTITY|all                       processes; prints the identities
@@ -46,6 +47,11 @@ def show
   }
 end
 
+def history(days)
+  history = Sidekiq::Stats::History.new(days)
+  {processed: history.processed, failed: history.failed}
+end
+
 def of_set(verb, name, jid)
   entry = SETS.fetch(name).new.find_job(jid) or abort "there is no job #{jid} in #{name}"
   entry.public_send(verb)
@@ -62,6 +68,7 @@ command, *rest = ARGV
 answer =
   case command
   when "show" then show
+  when "history" then history(Integer(rest.first))
   when "retry", "kill", "delete" then of_set(command, *rest)
   when "clear" then Sidekiq::Queue.new(rest.first).clear && rest.first
   when "quiet", "stop" then of_processes(command, rest.first)

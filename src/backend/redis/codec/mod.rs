@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use self::times::Times;
 use crate::enqueue::Unique;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobId, Queue};
@@ -62,6 +63,8 @@ pub(crate) struct Failure<'a> {
     /// The queue that the job was taken from, which is written into the payload as Sidekiq does, so that a job goes
     /// back there that named no queue or another; `None` leaves what stands there.
     pub(crate) queue: Option<&'a Queue>,
+    /// How times are written into a payload that has none yet.
+    pub(crate) times: Times,
 }
 
 /// What failed jobs are said to have failed with, where Ruby puts the class of an exception.

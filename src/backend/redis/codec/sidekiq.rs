@@ -81,12 +81,13 @@ pub(crate) fn write(job: &NewJob, id: &JobId, now: SystemTime, times: Times, sch
     out
 }
 
-/// A member of `schedule` or `retry` whose time has come: its queue, and the element to push there.
+/// A member of `schedule` or `retry` whose time has come: its queue, and the element to push there, with `times` if it
+/// has none yet.
 ///
 /// # Errors
-/// As [`read`], but that nothing is said about its `class`.
-pub(crate) fn enqueued(raw: &[u8], now: SystemTime) -> Result<(Queue, Vec<u8>), Error> {
-    push(raw, now, &["at"])
+/// As [`read`]: what no worker could read is not to be changed on its way to the dead ones.
+pub(crate) fn enqueued(raw: &[u8], now: SystemTime, times: Times) -> Result<(Queue, Vec<u8>), Error> {
+    push(raw, now, times, &["at"])
 }
 
 /// A dead job that an operator wants to be tried again: its queue, and the element to push there. Its attempts begin
@@ -94,7 +95,7 @@ pub(crate) fn enqueued(raw: &[u8], now: SystemTime) -> Result<(Queue, Vec<u8>), 
 ///
 /// # Errors
 /// As [`enqueued`].
-pub(crate) fn revived(raw: &[u8], now: SystemTime) -> Result<(Queue, Vec<u8>), Error> {
+pub(crate) fn revived(raw: &[u8], now: SystemTime, times: Times) -> Result<(Queue, Vec<u8>), Error> {
     const LEFT_BY_FAILURES: &[&str] = &[
         "at",
         "error_message",
@@ -105,7 +106,7 @@ pub(crate) fn revived(raw: &[u8], now: SystemTime) -> Result<(Queue, Vec<u8>), E
         "retry_count",
         "discarded_at",
     ];
-    push(raw, now, LEFT_BY_FAILURES)
+    push(raw, now, times, LEFT_BY_FAILURES)
 }
 
 /// A job that failed and is to be tried again, as it goes into `retry`.
@@ -127,7 +128,7 @@ pub(crate) fn dead(raw: &[u8], failure: &Failure<'_>) -> Vec<u8> {
     let Ok(object) = Object::of(raw) else { return raw.to_vec() };
     let fields = Fields::of(&object);
     let mut edit = failed(raw, &object, &fields, failure);
-    let times = fields.times();
+    let times = fields.times(failure.times);
     if times == Times::Millis {
         edit.set("discarded_at", times.write(failure.now));
     }
@@ -210,9 +211,9 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// How the payload has its times.
-    fn times(&self) -> Times {
-        Times::of([self.created_at, self.enqueued_at, self.failed_at])
+    /// How the payload has its times, or is to get them if it has none.
+    fn times(&self, without: Times) -> Times {
+        Times::of([self.created_at, self.enqueued_at, self.failed_at]).unwrap_or(without)
     }
 
     fn id(&self) -> Option<JobId> {
@@ -318,21 +319,27 @@ fn failed<'a>(raw: &[u8], object: &'a Object<'a>, fields: &Fields<'_>, failure: 
     edit.set("error_class", quoted(ERROR_CLASS));
     edit.remove("error_backtrace");
     let again = fields.retry_count.is_some_and(|count| count.number().is_some());
-    edit.set(if again { "retried_at" } else { "failed_at" }, fields.times().write(failure.now));
+    edit.set(if again { "retried_at" } else { "failed_at" }, fields.times(failure.times).write(failure.now));
     edit.set("retry_count", failure.attempt.saturating_sub(1).to_string());
     edit
 }
 
-fn push(raw: &[u8], now: SystemTime, removed: &[&'static str]) -> Result<(Queue, Vec<u8>), Error> {
-    let object = Object::of(raw).map_err(error)?;
+fn push(
+    raw: &[u8],
+    now: SystemTime,
+    times: Times,
+    removed: &[&'static str],
+) -> Result<(Queue, Vec<u8>), Error> {
+    let raw = Bytes::copy_from_slice(raw);
+    let object = Object::of(&raw).map_err(error)?;
     let fields = Fields::of(&object);
-    let queue = named_queue(fields.queue).map_err(error)?.unwrap_or_default();
+    let queue = understand(&raw, &fields).map_err(error)?.job.queue;
     let mut edit = Edit::of(&object);
-    keep_id(&mut edit, raw, &fields);
+    keep_id(&mut edit, &raw, &fields);
     for name in removed {
         edit.remove(name);
     }
-    edit.set("enqueued_at", fields.times().write(now));
+    edit.set("enqueued_at", fields.times(times).write(now));
     Ok((queue, edit.finish()))
 }
 

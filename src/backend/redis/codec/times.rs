@@ -36,13 +36,10 @@ impl Times {
         }
     }
 
-    /// How the first of `values` that is a number has it.
-    pub(super) fn of<'a>(values: impl IntoIterator<Item = Option<Value<'a>>>) -> Self {
-        let numbers = values.into_iter().flatten().filter_map(Value::number);
-        numbers
-            .map(|number| if number.is_whole() { Self::Millis } else { Self::Seconds })
-            .next()
-            .unwrap_or_default()
+    /// How the first of `values` that is a number has it; `None` if none is.
+    pub(super) fn of<'a>(values: impl IntoIterator<Item = Option<Value<'a>>>) -> Option<Self> {
+        let mut numbers = values.into_iter().flatten().filter_map(Value::number);
+        numbers.next().map(|number| if number.is_whole() { Self::Millis } else { Self::Seconds })
     }
 }
 

@@ -169,7 +169,8 @@ impl PlainSession {
     }
 
     fn failed_entry(&self, hand: &Hand, reason: &str) -> Vec<u8> {
-        let failure = Failure { reason, now: wall_clock(), attempt: hand.attempt, queue: Some(&hand.queue) };
+        let (now, times) = (wall_clock(), self.shared.times);
+        let failure = Failure { reason, now, attempt: hand.attempt, queue: Some(&hand.queue), times };
         self.shared.layout.dead(&hand.raw, &self.shared.roll.name(), &failure)
     }
 

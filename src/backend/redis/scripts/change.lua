@@ -1,5 +1,5 @@
 -- (unique.lua stands before this.) Changes a job where it stands, unless it has gone from there.
--- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled, 5 schedule. ARGV: 1 list, delayed, zset or hash, 2 what stands there (for a hash:
+-- KEYS: 1 where it stands, 2 queues, 3 dead, 4 cancelled, 5 schedule, 6 what our own keys begin with. ARGV: 1 list, delayed, zset or hash, 2 what stands there (for a hash:
 -- its field), 3 where it is to go: dead, queue, away, or cancelled, 4 what is to stand there, 5 the queue, 6 what a
 -- queue's key begins with, 7 the most that are kept dead, 8 for how many seconds, 9 the command that
 -- puts at the back of a queue, 10 how dead ones are kept, 11 the second for which a delayed one waits, 12 what the key of

@@ -1,5 +1,5 @@
--- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 dead, 6 processed, 7 failed. ARGV: 1 what a queue's key begins with, 2
--- what the key of a list begins with in which jobs wait for the same second, or nothing, 3 how dead ones are kept, 4 from
+-- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 dead, 6 processed, 7 failed, 8 what our own keys begin with. ARGV: 1 what a
+-- queue's key begins with, 2 what the key of a list begins with in which jobs wait for the same second, or nothing, 3 how dead ones are kept, 4 from
 -- which second on those are counted, 5 how many seconds at most.
 -- If there were so many seconds, answers how many wait for these, and the last of them: more are asked for with the next
 -- call, and all else with the last, so that who comes into a queue meanwhile is rather counted twice than not at all.
@@ -24,4 +24,4 @@ local dead = redis.call(ARGV[3] == 'list' and 'LLEN' or 'ZCARD', KEYS[5])
 local with_workers = redis.call('ZCOUNT', KEYS[4], '(' .. string.format('%.0f', now), '+inf')
 local processed = tonumber(redis.call('GET', KEYS[6]) or 0)
 local failed = tonumber(redis.call('GET', KEYS[7]) or 0)
-return { ready, waiting, with_workers, dead, processed, failed, tonumber(redis.call('GET', 'tidegate:superseded') or 0) }
+return { ready, waiting, with_workers, dead, processed, failed, tonumber(redis.call('GET', KEYS[8] .. 'superseded') or 0) }

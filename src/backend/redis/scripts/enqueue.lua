@@ -1,5 +1,5 @@
 -- Takes in all jobs or none.
--- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases. ARGV: 1 what a queue's key begins with, 2 the command that puts
+-- KEYS: 1 queues, 2 schedule, 3 retry, 4 leases, 5 what our own keys begin with. ARGV: 1 what a queue's key begins with, 2 the command that puts
 --   at the back of a queue, 3 what the key of a list begins with in which jobs wait for the same second, or nothing if they
 --   wait in the schedule itself, 4 what the key of the set begins with that says where a job waits, then in the order of the jobs:
 --   'queue', a queue, how many jobs, and what is to stand there of each;
@@ -20,12 +20,19 @@ end
 must_be(KEYS[1], 'set')
 must_be(KEYS[2], 'zset')
 
+-- A queue is looked through from its old end, and no farther than this, so that the server is held up for half a millisecond. What
+-- may be farther back is said to be there, for a key that is free too late is better than a job that is there twice.
+local LOOKED_THROUGH = 10000
+local function in_queue(queue, raw)
+    return redis.call('LPOS', queue, raw, 'RANK', -1, 'MAXLEN', LOOKED_THROUGH)
+        or redis.call('LLEN', queue) > LOOKED_THROUGH
+end
 -- Whether what waits is still where it was put: it is looked for once a minute at most, and only if somebody asks.
 local function still_waits(key, id, entry)
     if unique_now - entry.checked < CHECK_AFTER then return true end
     local _, _, queue = unique_of(entry.rest)
     local there = redis.call('ZSCORE', KEYS[2], entry.rest) or redis.call('ZSCORE', KEYS[3], entry.rest)
-        or (type(queue) == 'string' and redis.call('LPOS', prefix .. queue, entry.rest))
+        or (type(queue) == 'string' and in_queue(prefix .. queue, entry.rest))
     if there then
         entry.checked = unique_now
         put_entry(key, id, entry)
@@ -181,7 +188,7 @@ for _, step in ipairs(steps) do
     elseif what == 'end' then
         remove(step[4])
         redis.call('HDEL', step[2], step[3])
-        redis.call('INCR', 'tidegate:superseded')
+        redis.call('INCR', OURS .. 'superseded')
     end
     if what == 'create' or what == 'replace' or what == 'mark' then
         local entry = planned[step[2]][step[3]]

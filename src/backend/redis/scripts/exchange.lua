@@ -3,7 +3,8 @@
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
---       10 processed, 11 failed, 12 when a worker was last seen, 13 until when nothing is given back
+--       10 processed, 11 failed, 12 when a worker was last seen, 13 until when nothing is given back, 14 what
+--       our own keys begin with
 -- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 what the counters of today, or of this worker, end with, 5 the most that are kept dead,
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
@@ -113,11 +114,11 @@ while at < #ARGV do
     local value = is_held(redis.call('ZSCORE', leases, token)) and redis.call('HGET', held, token)
     if not value then
         stale[#stale + 1] = token
-    elseif what ~= 'done' and what ~= 'end' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
+    elseif what ~= 'done' and what ~= 'end' and what ~= 'unreadable' and some_cancelled and redis.call('HEXISTS', cancelled, token) == 1 then
         refused[#refused + 1] = token
     else
         local queue, raw = parts(value)
-        local ends = what == 'done' or what == 'dead' or what == 'end'
+        local ends = what == 'done' or what == 'dead' or what == 'end' or what == 'unreadable'
         if ends then
             unique_ended(raw)
         elseif unique_back(raw, second or raw) then
@@ -132,14 +133,15 @@ while at < #ARGV do
         elseif what == 'later' or what == 'wait' then
             redis.call('ZADD', retry, score(tonumber(first)), second)
         elseif ends then
-            if first ~= '' then bury(first) end
+            -- What can't be understood may be nothing at all, and is kept.
+            if first ~= '' or what == 'unreadable' then bury(first) end
         elseif what == 'back' and tonumber(first) == 0 then
             push(front, queue, raw)
         elseif what == 'back' then
             redis.call('ZADD', schedule, score(tonumber(first)), raw)
         end
         local unharmed = what == 'back' or what == 'wait'
-        if what ~= 'done' and what ~= 'superseded' and not unharmed then
+        if what ~= 'done' and what ~= 'superseded' and what ~= 'unreadable' and not unharmed then
             processed, failed = processed + 1, failed + 1
         end
         -- One that was handed back as it was keeps its count.

@@ -1,5 +1,5 @@
 -- (unique.lua stands before this.) Looks through a part of what stands at a key.
--- KEYS: 1 the key, 2 leases, 3 cancelled, 4 the mark that there are lapsed jobs.
+-- KEYS: 1 the key, 2 leases, 3 cancelled, 4 the mark that there are lapsed jobs, 5 what our own keys begin with.
 -- ARGV: 1 list, tail (a list from its end), delayed (a set of seconds, of each a list), zset or hash, 2 the first place, 3 how many places, 4 what it must have in
 --       it, 5 what it must not have in it, if anything, 6 where the failed attempts are counted of jobs that do not say it,
 --       7 what the keys of the lists begin with that stand for seconds, 8 the second in whose list the first place is.

@@ -1,11 +1,13 @@
 -- What other scripts begin with: the unique keys of jobs that our own producer made.
 --
+-- The last of the KEYS of each is what all of our own keys begin with, `tidegate:` behind the prefix.
 -- For each key there is a hash `tidegate:unique:<length of the kind>:<kind>:<key>`: by the job's id how the job stands to
 -- the key. A state (w waits, r runs, s runs and is superseded, g gone), a window (q while queued, d until done, p for a
 -- period), until when the period lasts (ms), the order in which keys were taken, when it was last seen to stand where it
 -- waits (ms); then for one that waits what stands in its queue or set, for one that runs its token, and if it is
 -- superseded by whom.
-local UNIQUE, MARK, CHECK_AFTER = 'tidegate:unique:', '{"tidegate":{', 60000
+local OURS = KEYS[#KEYS]
+local UNIQUE, MARK, CHECK_AFTER = OURS .. 'unique:', '{"tidegate":{', 60000
 local unique_time = redis.call('TIME')
 local unique_now = tonumber(unique_time[1]) * 1000 + math.floor(tonumber(unique_time[2]) / 1000)
 
@@ -31,7 +33,7 @@ local function put_entry(key, id, entry)
     local head = string.format('%s%s%.0f;%.0f;%.0f;', entry.state, entry.window, entry.until_when, entry.order, entry.checked)
     redis.call('HSET', key, id, head .. entry.rest)
 end
-local function next_order() return redis.call('INCR', 'tidegate:order') end
+local function next_order() return redis.call('INCR', OURS .. 'order') end
 
 -- A hash with nothing but periods that go on goes with the last of them.
 local function tidy(key)
@@ -82,7 +84,7 @@ local function unique_back(raw, after)
     if entry.state == 's' then
         redis.call('HDEL', key, id)
         tidy(key)
-        redis.call('INCR', 'tidegate:superseded')
+        redis.call('INCR', OURS .. 'superseded')
         return true
     end
     if entry.window == 'q' and entry.state ~= 'w' then entry.order = next_order() end

@@ -19,7 +19,7 @@ fn understood(text: impl AsRef<[u8]>) -> Read {
 
 fn failure(reason: &str) -> Failure<'_> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_248_285_250);
-    Failure { reason, now, attempt: 1, queue: None }
+    Failure { reason, now, attempt: 1, queue: None, times: Default::default() }
 }
 
 const REPORT: &[u8] = b"{\"class\":\"ThreeScale::Backend::Transactor::ReportJob\",\"args\":[\"1001\",{\"0\":{\"app_id\":\"a1\",\"usage\":{\"hits\":1},\"log\":{\"code\":\"caf\xe9\"}}},1795248284.0871332,{\"request\":{\"extensions\":{}}}]}";

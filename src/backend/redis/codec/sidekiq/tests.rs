@@ -25,7 +25,7 @@ fn understood(text: impl AsRef<[u8]>) -> Read {
 }
 
 fn failure(reason: &str, attempt: u32) -> Failure<'_> {
-    Failure { reason, now: now(), attempt, queue: None }
+    Failure { reason, now: now(), attempt, queue: None, times: Times::Millis }
 }
 
 const EIGHT: &str = r#"{"retry":true,"queue":"images","class":"ThumbnailJob","args":[42, "cat.png", {"w":80.0}],"jid":"b4a577edbccf1d805744efa9","created_at":1795248280000,"enqueued_at":1795248281500}"#;
@@ -165,6 +165,11 @@ fn what_is_no_job_is_an_error_that_names_what_is_wrong_and_shows_nothing() {
     ] {
         let error = read(&bytes(raw)).expect_err(raw);
         assert_eq!(error.kind(), ErrorKind::Decode, "{raw}");
+        for changed in
+            [enqueued(raw.as_bytes(), now(), Times::Millis), revived(raw.as_bytes(), now(), Times::Millis)]
+        {
+            assert_eq!(changed.expect_err(raw).kind(), ErrorKind::Decode, "{raw}");
+        }
         let text = format!("{error} {error:?}");
         assert!(text.contains(says), "{raw}: {text}");
         assert!(!text.contains("s3cret"), "{raw}: {text}");
@@ -222,7 +227,7 @@ fn a_later_failure_changes_what_stands_there() {
 fn a_job_goes_back_to_the_queue_that_it_was_taken_from() {
     let queue = Queue::new("images \"1\"");
     let out = retried(br#"{"class":"A","jid":"j"}"#, &Failure { queue: Some(&queue), ..failure("e", 1) });
-    let (named, _) = enqueued(&out.expect("an object"), now()).expect("it is an object");
+    let (named, _) = enqueued(&out.expect("an object"), now(), Times::Millis).expect("it is an object");
     assert_eq!(named, queue);
 }
 
@@ -241,19 +246,42 @@ fn a_dead_job_says_since_when_where_sidekiq_8_does() {
 #[test]
 fn a_job_whose_time_has_come_is_as_if_just_pushed() {
     let raw = r#"{ "at":1.5, "retry":true,"queue":"low","class":"A","args":[1],"jid":"j","created_at":1795248280000 }"#;
-    let (queue, out) = enqueued(raw.as_bytes(), now()).expect("it is an object");
+    let (queue, out) = enqueued(raw.as_bytes(), now(), Times::Millis).expect("it is an object");
     assert_eq!(queue.as_str(), "low");
     let expected = r#"{ "retry":true,"queue":"low","class":"A","args":[1],"jid":"j","created_at":1795248280000,"enqueued_at":1795248285250 }"#;
     assert_eq!(String::from_utf8_lossy(&out), expected);
-    let (queue, out) = enqueued(SEVEN.as_bytes(), now()).expect("it is an object");
+    let (queue, out) = enqueued(SEVEN.as_bytes(), now(), Times::Millis).expect("it is an object");
     assert_eq!(queue.as_str(), "default");
     assert_eq!(String::from_utf8_lossy(&out), SEVEN.replace("1700000030.75", "1795248285.25"));
 }
 
 #[test]
+fn a_job_that_has_no_time_yet_gets_those_of_the_settings() {
+    let raw = br#"{"class":"A","args":[],"jid":"j"}"#;
+    for (times, written, discarded) in
+        [(Times::Millis, "1795248285250", true), (Times::Seconds, "1795248285.25", false)]
+    {
+        let failure = Failure { times, ..failure("e", 1) };
+        let text = |raw: Vec<u8>| String::from_utf8(raw).expect("it is text");
+        for pushed in [enqueued(raw, now(), times), revived(raw, now(), times)] {
+            let pushed = text(pushed.expect("it is a job").1);
+            assert!(pushed.contains(&format!(r#""enqueued_at":{written}"#)), "{pushed}");
+        }
+        let failed = text(retried(raw, &failure).expect("it is a job"));
+        assert!(failed.contains(&format!(r#""failed_at":{written}"#)), "{failed}");
+        let died = text(dead(raw, &failure));
+        assert!(died.contains(&format!(r#""failed_at":{written}"#)), "{died}");
+        assert_eq!(died.contains(r#""discarded_at""#), discarded, "{died}");
+    }
+    // What has one keeps its form.
+    let (_, out) = enqueued(SEVEN.as_bytes(), now(), Times::Millis).expect("it is a job");
+    assert!(String::from_utf8_lossy(&out).contains(r#""enqueued_at":1795248285.25"#));
+}
+
+#[test]
 fn an_operator_gives_a_dead_job_all_its_attempts() {
     let dead = dead(EIGHT.as_bytes(), &failure("e", 26));
-    let (queue, out) = revived(&dead, now()).expect("it is an object");
+    let (queue, out) = revived(&dead, now(), Times::Millis).expect("it is an object");
     assert_eq!(queue.as_str(), "images");
     assert_eq!(String::from_utf8_lossy(&out), EIGHT.replace("1795248281500", "1795248285250"));
     let read = understood(&out);
@@ -325,7 +353,7 @@ proptest! {
         prop_assert_eq!(again.failures, 7);
         prop_assert_eq!(&again.job.payload, &job.payload);
         prop_assert_eq!(&again.unique, &job.unique);
-        let (queue, back) = revived(&dead(&failed, &failure), now()).expect("it is an object");
+        let (queue, back) = revived(&dead(&failed, &failure), now(), Times::Millis).expect("it is an object");
         prop_assert_eq!(&queue, &job.queue);
         if !scheduled {
             prop_assert_eq!(back, &raw[..], "a job that died and is revived is what it was");
