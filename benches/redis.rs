@@ -103,7 +103,7 @@ fn exchanges(server: &RedisServer, by: By) -> f64 {
 /// Settles twenty and takes twenty, again and again: the same script with the same arguments, and nothing is done with
 /// what comes.
 async fn bare(mut connection: MultiplexedConnection, count: u64) {
-    const KEYS: [&str; 13] = [
+    const KEYS: [&str; 14] = [
         "tidegate:leases",
         "tidegate:held",
         "tidegate:token",
@@ -117,6 +117,7 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
         "stat:failed",
         "tidegate:seen",
         "tidegate:lenient",
+        "tidegate:",
     ];
     const TEXT: &str = concat!(
         include_str!("../src/backend/redis/scripts/unique.lua"),

@@ -10,7 +10,7 @@ use tidegate::{
     Backend, Counts, Delivery, Enqueue, Enqueued, FetchRequest, Inspect, JobId, JobQuery, JobState, Manage,
     NewJob, Queue, Reclaim, Renew, Renewal, Settled, Settlement, Source, StoredJob, Tag,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// What a row can do. What is `false` must be refused, and is tested in `refusals`.
@@ -63,6 +63,7 @@ pub(crate) struct Fixture {
     pub(crate) renewer: Option<Arc<dyn Renew>>,
     /// For how long a lease is granted.
     pub(crate) ttl: Duration,
+    in_company: bool,
     /// By how much something may come late.
     pub(crate) slack: Duration,
     /// What must stay for as long as the store is used: the folder that it is in, say.
@@ -146,7 +147,13 @@ impl Fixture {
             None => None,
         };
         let producer = backend.enqueue().expect("a producer").clone();
-        Self { backend, has, producer, source, renewer, ttl, slack, _kept: None }
+        Self { backend, has, producer, source, renewer, ttl, slack, in_company: false, _kept: None }
+    }
+
+    /// While time passes, others look for work, so that a silence is not taken for an outage.
+    #[cfg(feature = "redis")]
+    pub(crate) fn in_company(self) -> Self {
+        Self { in_company: true, ..self }
     }
 
     /// The same with something that goes when it goes.
@@ -271,7 +278,14 @@ impl Fixture {
 
     /// Lets time pass; everything that can go on meanwhile does.
     pub(crate) async fn pass(&self, time: Duration) {
-        sleep(time).await;
+        let Some(others) = self.backend.reclaim.as_ref().filter(|_| self.in_company) else {
+            return sleep(time).await;
+        };
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            sleep_until(end.min(Instant::now() + Duration::from_secs(1))).await;
+            others.reclaim(0).await.expect("asked");
+        }
     }
 
     /// Lets everything go on until it waits for something.

@@ -62,7 +62,7 @@ pub(crate) async fn redis() -> Option<Fixture> {
     let server = crate::redis_server::Options::new().start()?;
     let ttl = secs(20);
     let redis = Redis::builder(&server.url()).lease_ttl(ttl).crash_limit(3).open().expect("good settings");
-    Some(Fixture::of(redis.backend(), ON_REDIS, ttl, REAL_SLACK).await.keeping(server))
+    Some(Fixture::of(redis.backend(), ON_REDIS, ttl, REAL_SLACK).await.in_company().keeping(server))
 }
 
 /// The same in Resque's layout, where a job waits until a whole second has come.
@@ -76,7 +76,7 @@ pub(crate) async fn resque() -> Option<Fixture> {
     let redis = redis.open().expect("good settings");
     let has = Features { unique: false, attributes: false, ..ON_REDIS };
     let slack = Duration::from_secs(1) + REAL_SLACK;
-    Some(Fixture::of(redis.backend(), has, ttl, slack).await.keeping(server))
+    Some(Fixture::of(redis.backend(), has, ttl, slack).await.in_company().keeping(server))
 }
 
 /// The same, popped plainly by a user who may do what apisonator's access list allows.

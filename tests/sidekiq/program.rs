@@ -55,6 +55,28 @@ fn the_program_hides_if_it_is_told_to() {
 }
 
 #[test]
+fn the_program_takes_leases_as_it_is_told() {
+    let Some(scene) = Scene::alone() else { return };
+    let folder = Folder::new();
+    let raw = r#"{"class":"Long","args":[],"jid":"0123456789abcdef01234567"}"#;
+    let poison = r#"{"class":"Long","args":[],"jid":"poison"}"#;
+    // One whose lease has run out once.
+    let hash = scene.ask(&["EVAL", "return redis.sha1hex(ARGV[1])", "0", poison]);
+    scene.server.command(&["SET", "tidegate:lapsed", "1"]);
+    scene.server.command(&["SET", &format!("tidegate:lapsed:{hash}"), "1"]);
+    scene.server.command(&["LPUSH", "queue:default", poison, raw]);
+    scene.server.command(&["SADD", "queues", "default"]);
+    let leases = "[worker]\nshutdown_deadline = \"1s\"\n[redis]\nlease_ttl = \"1h\"\nrun_on = \"0s\"\ncrash_limit = 1\n[kinds.Long]\nexec = [\"sleep\", \"1000\"]";
+    let mut program = start(&folder, &scene, leases);
+    until("one is dead", || scene.count(&["ZCARD", "dead"]) == 1);
+    until("one runs", || scene.count(&["ZCARD", "tidegate:leases"]) == 1);
+    let lease = scene.server.command(&["ZRANGE", "tidegate:leases", "0", "0", "WITHSCORES"]).texts();
+    let left = lease[1].parse::<f64>().expect("when it runs out") / 1000.0 - scene.now();
+    assert!((3000.0..=3600.0).contains(&left), "{left} s are left");
+    assert!(program.stop().success(), "{}", program.output());
+}
+
+#[test]
 fn the_program_retries_by_sidekiqs_formula_unless_it_is_told_otherwise() {
     let Some(scene) = Scene::alone() else { return };
     let folder = Folder::new();

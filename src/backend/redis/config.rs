@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
@@ -169,11 +170,11 @@ impl RedisBuilder {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a URL or a setting that makes no sense. The URL is never
     /// repeated: it may hold a password.
     pub fn open(mut self) -> Result<Redis, Error> {
-        check_leases(self.lease_ttl, self.crash_limit)?;
         if self.timeout.is_zero() {
             return Err(Error::invalid("timeout is 0: it must be above zero"));
         }
         self.url = take_options(&mut self)?;
+        check_leases(self.lease_ttl, self.crash_limit)?;
         if self.fetch == Fetch::PlainPop && self.layout != Layout::Resque {
             return Err(Error::invalid(
                 "plain pop is there in Resque's layout only: say layout=resque, or leave plain pop out (Sidekiq sends \
@@ -242,18 +243,31 @@ fn take_options(builder: &mut RedisBuilder) -> Result<String, Error> {
             "prefix" => builder.prefix = Some(plain(value)?),
             "times" => builder.times = times_of(value)?,
             "style" => builder.style = style_of(value)?,
+            "lease_ttl_ms" => builder.lease_ttl = millis(name, value)?,
+            "run_on_ms" => builder.doubt = millis(name, value)?,
+            "crash_limit" => builder.crash_limit = count(name, value)?,
             "db" | "user" | "pass" if by_socket => left.push(pair),
             "sentinel_user" | "sentinel_pass" if by_sentinels => left.push(pair),
             // Without its name, which may be a part of a password that should have been escaped.
             _ => {
                 return Err(Error::invalid(
                     "the URL of a Redis server has a query that is not known: it may have layout=sidekiq|resque, \
-                     prefix=PREFIX, fetch=reliable|plain-pop, times=milliseconds|seconds and style=resque|node-resque, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
+                     prefix=PREFIX, fetch=reliable|plain-pop, times=milliseconds|seconds, style=resque|node-resque, lease_ttl_ms, run_on_ms and crash_limit, by a socket db, user and pass, and by sentinels sentinel_user and sentinel_pass",
                 ));
             }
         }
     }
     Ok(if left.is_empty() { address } else { format!("{address}?{}", left.join("&")) })
+}
+
+fn millis(name: &str, value: &str) -> Result<Duration, Error> {
+    count(name, value).map(Duration::from_millis)
+}
+
+fn count<T: FromStr>(name: &str, value: &str) -> Result<T, Error> {
+    let wrong =
+        |_| Error::invalid(format!("{name} in the URL of a Redis server is no whole number in its range"));
+    value.parse().map_err(wrong)
 }
 
 fn layout_of(value: &str) -> Result<Layout, Error> {
@@ -376,7 +390,17 @@ mod tests {
         assert!(plain.intake.renew.is_none() && plain.reclaim.is_none());
         let socket = open("redis+unix:///s?db=2&layout=resque").expect("a good URL");
         assert_eq!(socket.dial().target, "redis+unix:///s?db=2");
+        let terms = |query: &str| open(&format!("redis://h?{query}")).expect("a good URL").0;
+        let leases = terms("lease_ttl_ms=1500&run_on_ms=0&crash_limit=7");
+        assert_eq!(leases.terms.lease_ttl, Duration::from_millis(1500));
+        assert_eq!((leases.terms.doubt, leases.crash_limit), (Duration::ZERO, 7));
+        assert_eq!(terms("").terms.doubt, Duration::from_secs(300));
         for bad in [
+            "?lease_ttl_ms=0",
+            "?lease_ttl_ms=30s",
+            "?run_on_ms=-1",
+            "?crash_limit=0",
+            "?crash_limit=4294967296",
             "?layout=bull",
             "?layout",
             "?fetch=pop",

@@ -155,7 +155,8 @@ impl Redis {
     ///
     /// The query may also say `layout=resque` (or `sidekiq`), `prefix=PREFIX`, `fetch=plain-pop` (or `reliable`),
     /// `times=seconds` (or `milliseconds`, see [`times_in_seconds`](RedisBuilder::times_in_seconds)) and `style=node-resque`
-    /// (or `resque`, see [`node_resque_style`](RedisBuilder::node_resque_style)).
+    /// (or `resque`, see [`node_resque_style`](RedisBuilder::node_resque_style)), and in whole numbers `lease_ttl_ms`,
+    /// `run_on_ms` and `crash_limit`, which are those of the builder.
     pub fn builder(url: &str) -> RedisBuilder {
         RedisBuilder::new(url)
     }

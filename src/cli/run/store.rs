@@ -11,7 +11,7 @@ use crate::error::Error;
 /// Blocks for as long as the disk takes.
 pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
     let Some(file) = settings.source.file() else {
-        return open_server(settings);
+        return backend::open(&settings.redis.url(&settings.source));
     };
     let set = &settings.sqlite;
     let mut builder = Sqlite::builder(file).max_payload_bytes(settings.worker.max_payload);
@@ -45,26 +45,4 @@ pub(super) fn open(settings: &Settings) -> Result<Backend, Error> {
     let jobs = builder.open()?;
     refuse_records(&jobs)?;
     Ok(jobs.backend())
-}
-
-/// A server, with what is said of its leases; a build without it says so.
-fn open_server(settings: &Settings) -> Result<Backend, Error> {
-    let (url, set) = (settings.redis.url(&settings.source), &settings.redis);
-    #[cfg(feature = "redis")]
-    if settings.source.is_redis() {
-        let mut builder = crate::backend::redis::Redis::builder(&url);
-        if let Some(time) = set.lease_ttl {
-            builder = builder.lease_ttl(time);
-        }
-        if let Some(time) = set.run_on {
-            builder = builder.run_on(time);
-        }
-        if let Some(lapses) = set.crash_limit {
-            builder = builder.crash_limit(lapses);
-        }
-        return Ok(builder.open()?.backend());
-    }
-    #[cfg(not(feature = "redis"))]
-    let _ = set;
-    backend::open(&url)
 }

@@ -163,15 +163,21 @@ impl RedisSettings {
         read
     }
 
-    /// The URL of `source`, with what is said here of how it is written to.
+    /// The URL of `source`, with what is said here of how it is written to, and of leases.
     pub(crate) fn url(&self, source: &Source) -> String {
-        url(source, [self.times_in_seconds, self.node_resque_style])
+        let mut options = written_as([self.times_in_seconds, self.node_resque_style]);
+        let mut say =
+            |name, value: Option<u128>| options.extend(value.map(|value| format!("{name}={value}")));
+        say("lease_ttl_ms", self.lease_ttl.map(|time| time.as_millis()));
+        say("run_on_ms", self.run_on.map(|time| time.as_millis()));
+        say("crash_limit", self.crash_limit.map(u128::from));
+        url(source, &options)
     }
 
-    /// The same by what a configuration says of which the rest is not looked at.
+    /// The URL with what concerns who only writes, by a configuration of which the rest is not looked at.
     pub(super) fn url_in(root: &mut Table<'_>, source: &Source) -> String {
         let Some(mut table) = root.table("redis") else { return source.url().to_owned() };
-        url(source, WRITTEN.map(|written| is_written(&mut table, source, written)))
+        url(source, &written_as(WRITTEN.map(|written| is_written(&mut table, source, written))))
     }
 }
 
@@ -179,9 +185,12 @@ impl RedisSettings {
 const WRITTEN: [(&str, &str); 2] =
     [("times_in_seconds", "times=seconds"), ("node_resque_style", "style=node-resque")];
 
-fn url(source: &Source, wanted: [bool; WRITTEN.len()]) -> String {
-    let options = WRITTEN.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|((_, option), _)| *option);
-    let options: Vec<&str> = options.collect();
+fn written_as(wanted: [bool; WRITTEN.len()]) -> Vec<String> {
+    let options = WRITTEN.iter().zip(wanted).filter(|(_, wanted)| *wanted);
+    options.map(|((_, option), _)| (*option).to_owned()).collect()
+}
+
+fn url(source: &Source, options: &[String]) -> String {
     if options.is_empty() { source.url().to_owned() } else { source.with_option(&options.join("&")) }
 }
 
