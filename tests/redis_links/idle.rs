@@ -57,7 +57,8 @@ fn picks_up(layout: Layout, push: impl FnOnce(&RedisServer), expected: (&str, &s
     let redis = Redis::builder(&server.url()).layout(layout).open().expect("good settings");
     let (taken, thread) = without_time(fetch(redis));
     until("it waits", || server.clients().iter().any(|client| client.contains("cmd=blmove")));
-    assert_eq!(server.command(&["DBSIZE"]).number(), 0);
+    let there = server.command(&["KEYS", "*"]).texts();
+    assert!(there.iter().all(|key| key.ends_with("tidegate:seen")), "no queue is there yet: {there:?}");
     push(&server);
     let taken = taken.recv_timeout(PATIENCE).expect("it is woken");
     assert_eq!(kinds(&taken), [expected]);

@@ -50,12 +50,16 @@ impl Dial {
         Self { way, target, timeout, probe }
     }
 
-    /// A new connection, which belongs to the runtime that awaits this. It is closed with its last clone.
+    /// A new connection, which belongs to the runtime that awaits this. It is closed with its last clone. The server is
+    /// ready to be asked: one that reads its data yet takes connections, but no questions.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        match &self.way {
-            Way::Straight(host) => host.connect("connecting to the server", self.timeout).await,
-            Way::Sentinels(sentinels) => sentinels.connect(self.timeout).await,
-        }
+        const DOING: &str = "connecting to the server";
+        let mut connection = match &self.way {
+            Way::Straight(host) => host.connect(DOING, self.timeout).await?,
+            Way::Sentinels(sentinels) => sentinels.connect(self.timeout).await?,
+        };
+        within(self.timeout, DOING, send(&mut connection, DOING, &self.probe)).await?;
+        Ok(connection)
     }
 }
 

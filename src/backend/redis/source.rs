@@ -56,8 +56,8 @@ const TELLINGS: usize = 3;
 
 impl Session {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
-        let mut connection = shared.dial.connect().await?;
-        let clock = Clock::ask(&mut connection, shared.terms.lease_ttl).await?;
+        let connection = shared.dial.connect().await?;
+        let clock = Clock::new(shared.terms.lease_ttl);
         let watch = Watch::new(shared.dial.clone(), shared.keys.clone());
         let (due, paused) = (AtomicBool::new(false), AtomicBool::new(false));
         let call_timeout_ms = AtomicU64::new(exchange::millis(CALL_TIMEOUT));
@@ -85,6 +85,9 @@ impl Session {
                 Heard::TooLate(now_ms) => self.clock.shows(now_ms, sent_at),
                 Heard::Answer(answer) => {
                     self.clock.shows(answer.now_ms, sent_at);
+                    if seen {
+                        self.clock.seen(sent_at);
+                    }
                     return Ok(self.heard(answer));
                 }
             }
