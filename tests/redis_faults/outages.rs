@@ -24,7 +24,8 @@ use crate::redis::{Folder, Options, RedisServer};
 const LONG: &str = "long";
 
 fn store(server: &RedisServer) -> Redis {
-    Redis::open(&server.url()).expect("a good URL")
+    // So that what runs outlasts an outage that is longer than its lease.
+    Redis::builder(&server.url()).run_on(Duration::from_secs(300)).open().expect("good settings")
 }
 
 fn runtime() -> Runtime {

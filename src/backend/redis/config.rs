@@ -55,7 +55,7 @@ impl RedisBuilder {
         Self {
             url: url.to_owned(),
             lease_ttl: Duration::from_secs(30),
-            doubt: Duration::from_secs(300),
+            doubt: Duration::ZERO,
             crash_limit: 3,
             layout: Layout::Sidekiq,
             fetch: Fetch::Reliable,
@@ -77,11 +77,13 @@ impl RedisBuilder {
         self
     }
 
-    /// For how long jobs run on, and what they came to is kept, though their lease may have run out, while the server can't
-    /// be asked. Default 5 min, so that an outage does not undo work: the server takes no lease from anybody while
-    /// it is away, and gives workers a third of a lease's time to come back and renew. Whoever is cut off from a server
-    /// that other workers reach loses the lease to them all the same, and a job may run in two places until the
-    /// first of them hears of it; what it settles then is refused. With zero, a job is cancelled as soon as its lease may have run out.
+    /// For how long jobs run on, and what they came to is kept, though their lease may have run out, while it can't be
+    /// renewed. Default zero: a job is cancelled as soon as its lease may have run out, as everywhere else, so an outage that is longer
+    /// than a lease undoes what was running. With five minutes, say, an outage undoes nothing: leases that ran out while the server
+    /// was away (no worker was seen for half a lease's time, at least 3 s) stay good for a third of a lease's time more, in which the workers come
+    /// back, renew and settle. The price is that a worker which alone can't renew, since it is cut off or its heartbeat's connection
+    /// is, runs a job on that has been given to another, or to itself again; what it settles then is refused. For leases of 6 s or more, and the
+    /// same for all workers on one server.
     pub fn run_on(mut self, time: Duration) -> Self {
         self.doubt = time;
         self
@@ -394,7 +396,7 @@ mod tests {
         let leases = terms("lease_ttl_ms=1500&run_on_ms=0&crash_limit=7");
         assert_eq!(leases.terms.lease_ttl, Duration::from_millis(1500));
         assert_eq!((leases.terms.doubt, leases.crash_limit), (Duration::ZERO, 7));
-        assert_eq!(terms("").terms.doubt, Duration::from_secs(300));
+        assert_eq!(terms("").terms.doubt, Duration::ZERO);
         for bad in [
             "?lease_ttl_ms=0",
             "?lease_ttl_ms=30s",

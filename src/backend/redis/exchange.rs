@@ -106,7 +106,8 @@ pub(super) fn ask(
     call.arg(terms.most_dead()).arg(terms.dead_for.as_secs()).arg(wish.reclaim);
     call.arg(keys.ends.back).arg(keys.ends.front).arg(keys.ends.take);
     call.arg(keys.dead_in).arg(&keys.tried).arg(&keys.pause);
-    call.arg(wish.until_ms).arg(u8::from(wish.seen)).arg(wish.queues.len());
+    let seen = if terms.doubt.is_zero() { "" } else { ["0", "1"][usize::from(wish.seen)] };
+    call.arg(wish.until_ms).arg(seen).arg(wish.queues.len());
     for queue in wish.queues {
         call.arg(queue.as_str());
     }

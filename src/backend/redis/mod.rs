@@ -8,7 +8,7 @@
 //! | order | within a queue as its list: first in, first out; one handed back with no delay goes to the front |
 //! | queues | strictly in the order of the request; without any, all that there are, by their names, in Resque's layout `priority`, `main` and `stats` before others |
 //! | bounds | dead jobs and payload sizes, by [`RedisBuilder`]; jobs, by the server's memory |
-//! | leases | run out by the server's clock, but not while the server is away; any live worker puts their jobs back to the front; what is settled after that changes nothing |
+//! | leases | run out by the server's clock; any live worker puts their jobs back to the front; what is settled after that changes nothing |
 //! | unique keys | decided in the step that takes the job in, and kept up by our own workers |
 //! | poison | a job whose lease has run out three times goes to the dead ones ([`crash_limit`](RedisBuilder::crash_limit)) |
 //! | waking | at once, by blocking commands; for what another process made wait, within a second of its time; for the first job of a queue that was neither named nor there, and is not `default`, within a second |

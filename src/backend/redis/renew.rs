@@ -32,7 +32,8 @@ impl Renewer {
         let sent_at = Instant::now();
         let keys = &self.shared.keys;
         let mut call = RENEW.call(&[&keys.leases, &keys.cancelled, &keys.seen, &keys.lenient]);
-        call.arg(millis(self.shared.terms.lease_ttl));
+        let terms = &self.shared.terms;
+        call.arg(millis(terms.lease_ttl)).arg(if terms.doubt.is_zero() { "" } else { "1" });
         for tag in tags {
             // A tag that is not in hand gets a token that nobody has.
             let known = self.shared.hands.get(*tag).is_some();
@@ -42,7 +43,6 @@ impl Renewer {
         let answer = RENEW.send(&mut connection, DOING, &call).await?;
         let answers = array(answer).filter(|answers| answers.len() == tags.len());
         let answers = answers.ok_or_else(|| nonsense(DOING))?;
-        let terms = &self.shared.terms;
         let until = later(sent_at, terms.lease_ttl.saturating_add(terms.doubt));
         tags.iter().zip(answers).map(|(tag, answer)| self.renewed(*tag, int(&answer), until)).collect()
     }

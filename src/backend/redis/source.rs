@@ -64,6 +64,10 @@ impl Session {
         Ok(Self { shared, connection, watch, due, paused, clock, call_timeout_ms })
     }
 
+    fn call_timeout(&self) -> Duration {
+        Duration::from_millis(self.call_timeout_ms.load(Ordering::Relaxed))
+    }
+
     /// One exchange, of which nothing is done after `until`.
     async fn ask(
         &self,
@@ -75,7 +79,9 @@ impl Session {
         let counted_as = self.counted_as();
         for _ in 0..TELLINGS {
             let sent_at = Instant::now();
-            // What is done in time is to be heard of in time.
+            // What is done in time is to be heard of in time. A call that lasts longer is called back when another finds
+            // that nobody answers.
+            let until = until.min(later(sent_at, self.call_timeout()));
             let margin = (until.saturating_duration_since(sent_at) / 10).min(WAY_BACK);
             let (until_ms, seen) = (self.clock.at(until - margin), self.clock.is_to_be_seen(sent_at));
             let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
@@ -208,6 +214,7 @@ impl Session {
         settled: &[Settled],
         wanted: Option<&FetchRequest>,
     ) -> Result<(Stale, Vec<Delivery>), Error> {
+        let until = later(Instant::now(), self.call_timeout());
         let mut stale = Vec::new();
         let mut taken = wanted.map(FetchRequest::room).unwrap_or_default();
         let mut parts = settled.chunks(MOST).peekable();
@@ -215,7 +222,7 @@ impl Session {
             // The places are free when all are settled.
             let last = parts.peek().is_none();
             let wanted = wanted.filter(|_| last);
-            self.apply_part(part, wanted, &mut stale, &mut taken).await?;
+            self.apply_part(part, wanted, until, &mut stale, &mut taken).await?;
         }
         Ok((Stale(stale), taken))
     }
@@ -224,6 +231,7 @@ impl Session {
         &self,
         settled: &[Settled],
         wanted: Option<&FetchRequest>,
+        until: Instant,
         stale: &mut Vec<Tag>,
         taken: &mut Vec<Delivery>,
     ) -> Result<(), Error> {
@@ -237,7 +245,6 @@ impl Session {
         }
         let (most, queues) = wanted.map_or((0, &[][..]), |wanted| (wanted.max.get(), &wanted.queues[..]));
         let sent_at = Instant::now();
-        let until = later(sent_at, Duration::from_millis(self.call_timeout_ms.load(Ordering::Relaxed)));
         let answer = self.ask(most, queues, &verdicts, until).await?;
         let refused = answer.refused;
         let tag_of = |token: &u64| settled.iter().map(|settled| settled.tag).find(|tag| tag.token == *token);

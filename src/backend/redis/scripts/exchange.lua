@@ -9,7 +9,8 @@
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
 --       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 until when
---       (ms) anything is done, since who asks waits no longer and will ask again, 15 whether to note that a worker was seen, 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+--       (ms) anything is done, since who asks waits no longer and will ask again, 15 whether to note that a worker was seen (1, 0; nothing where
+--       outages take leases), 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
 -- Answers the time in ms; then, unless it was too late, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
 --       in it), of those whose lease has lapsed before the place in this answer and how often, how many jobs
@@ -84,7 +85,7 @@ local done = tonumber(next_arg())
 -- on, since it is what frees memory.
 local lenient = 0
 if #expired > 0 or at + done < #ARGV or ARGV[15] == '1' then redis.call('ZREM', leases, '') end
-if #expired > 0 or ARGV[15] == '1' then lenient = away(KEYS[12], KEYS[13], now, ttl) end
+if ARGV[15] ~= '' and (#expired > 0 or ARGV[15] == '1') then lenient = away(KEYS[12], KEYS[13], now, ttl) end
 if lenient > 0 then expired = {} end
 local function is_held(until_when) return until_when and (lenient > 0 or tonumber(until_when) > now) end
 if done > 0 then
