@@ -27,7 +27,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 /// The longest wait after many failures in a row, each of which made it twice as long; of a short lease no more than a
 /// sixth.
-const AFTER_FAILURES: Duration = Duration::from_secs(5);
+const AFTER_FAILURES: Duration = Duration::from_secs(1);
 
 pub(crate) struct Heartbeat {
     pub(crate) leases: Arc<Leases<Arc<Run>>>,

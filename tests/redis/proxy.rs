@@ -158,6 +158,15 @@ impl Proxy {
         self.end_all(|line| &line.reset);
     }
 
+    /// Resets the connection that was made last, if it is still there.
+    pub(crate) fn cut_newest(&self) {
+        let newest = self.opened() - 1;
+        if let Some(line) = self.shared.connections().get(&newest) {
+            line.reset.cancel();
+        }
+        until("the connection is cut", || !self.shared.connections().contains_key(&newest));
+    }
+
     /// Closes every connection that there is, on both sides, in order.
     pub(crate) fn close(&self) {
         self.end_all(|line| &line.close);

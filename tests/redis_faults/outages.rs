@@ -24,8 +24,7 @@ use crate::redis::{Folder, Options, RedisServer};
 const LONG: &str = "long";
 
 fn store(server: &RedisServer) -> Redis {
-    // So that what runs outlasts an outage that is longer than its lease.
-    Redis::builder(&server.url()).run_on(Duration::from_secs(300)).open().expect("good settings")
+    Redis::open(&server.url()).expect("a good URL")
 }
 
 fn runtime() -> Runtime {

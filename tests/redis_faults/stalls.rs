@@ -1,16 +1,24 @@
-//! The server is away for longer than a lease, gone or silent, and jobs are to run on: nobody loses a lease, what runs goes on, what has
-//! ended meanwhile is settled, and what a silent server was told meanwhile has no effect when it wakes.
+//! The server is away for longer than a lease, gone or silent: nobody loses a lease, what runs goes on, what has
+//! ended meanwhile is settled, and what a silent server was told meanwhile has no effect when it wakes. And what that must not
+//! lead to: jobs that run in two places, or wait for somebody who is gone.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate::backend::redis::Redis;
-use tidegate::{Context, Enqueue as _, Inspect as _, NewJob, Queues, ReconnectPolicy, Worker};
+use tidegate::{
+    Context, Delivery, Enqueue as _, FetchRequest, Inspect as _, NewJob, Queues, ReconnectPolicy, Registry,
+    Settled, Settlement, Source, Worker,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::books::{Books, full, size};
+use crate::books::{Books, size};
 use crate::crew::{registry, start, until, until_ran};
-use crate::redis::{Options, RedisServer};
+use crate::redis::{Options, Proxy, RedisServer};
 
 /// Jobs of this kind run until the gate is open for their number.
 const GATED: &str = "gated";
@@ -22,11 +30,13 @@ const ENDING: [u64; 2] = [0, 1];
 /// Jobs that are done before it.
 const BEFORE: u64 = 3;
 
-/// With the usual times at full size; else the same in a fifth of the time.
+/// The usual time at full size; else a fifth of it.
+fn ttl() -> Duration {
+    size(Duration::from_secs(6), Duration::from_secs(30))
+}
+
 fn open(url: &str) -> Redis {
-    let builder = Redis::builder(url).run_on(Duration::from_secs(300));
-    let builder = if full() { builder } else { builder.lease_ttl(Duration::from_secs(6)) };
-    builder.open().expect("good settings")
+    Redis::builder(url).lease_ttl(ttl()).open().expect("good settings")
 }
 
 fn policy() -> ReconnectPolicy {
@@ -121,16 +131,16 @@ async fn jobs_outlive_a_server_that_is_silent_for_longer_than_their_leases() {
     ride_out(Outage::Silent).await;
 }
 
-/// Unless something else is said.
+/// If that is what one wants.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_cancelled_when_its_lease_may_have_run_out() {
     let Some(mut server) = Options::new().append_only().start() else { return };
     let url = server.url();
-    let builder = || Redis::builder(&url).lease_ttl(Duration::from_secs(2));
+    let builder = || Redis::builder(&url).lease_ttl(Duration::from_secs(2)).run_on(Duration::ZERO);
     let store = builder().open().expect("good settings");
     let cancelled = watch::Sender::new(false);
     let told = cancelled.clone();
-    let registry = tidegate::Registry::new().handle_raw(GATED, move |context: Context| {
+    let registry = Registry::new().handle_raw(GATED, move |context: Context| {
         let told = told.clone();
         async move {
             context.cancelled().await;
@@ -148,4 +158,102 @@ async fn a_job_is_cancelled_when_its_lease_may_have_run_out() {
         .expect("it runs");
     server.resume();
     assert_eq!(running.stop().await.report.stats.lost, 1);
+}
+
+/// Nothing but its heartbeat is cut off: the worker's own exchanges tell the server that it is alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_heartbeat_alone_is_cut_off_is_not_given_out_again() {
+    let Some(server) = Options::new().start() else { return };
+    let proxy = Proxy::start(server.port());
+    let (runs, gate) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(false));
+    let (count, opened) = (runs.clone(), gate.clone());
+    let registry = Registry::new().handle_raw(GATED, move |_: Context| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let mut opened = opened.subscribe();
+        async move { drop(opened.wait_for(|open| *open).await) }
+    });
+    let worker = Worker::builder(open(&server.url_through(proxy.port())).intake(), registry);
+    let running = start(worker.queues(Queues::strict(["default"])));
+    let store = open(&server.url());
+    store.enqueue(vec![NewJob::new(GATED, "[0]")]).await.expect("enqueued");
+    until("it waits for the next one", async || {
+        runs.load(Ordering::Relaxed) == 1
+            && server.clients().iter().any(|client| client.contains("cmd=blmove"))
+    })
+    .await;
+    let before = proxy.opened();
+    until("its heartbeat has a connection", async || proxy.opened() > before).await;
+    proxy.refuse();
+    proxy.cut_newest();
+    // Long enough for its lease to run out twice.
+    tokio::time::sleep(2 * ttl()).await;
+    assert_eq!((proxy.open(), proxy.opened()), (before, before + 1), "the others are there");
+    assert_eq!(runs.load(Ordering::Relaxed), 1, "it is run in two places");
+    nothing_lapsed(&server);
+    gate.send_replace(true);
+    until("it is done", async || running.handle.stats().done == 1).await;
+    proxy.accept();
+    let report = running.stop().await.report;
+    assert_eq!((report.stats.stale, report.stats.lost), (0, 0), "{report}");
+}
+
+/// A worker's session, with a lease of the usual time.
+async fn session(server: &RedisServer) -> Arc<dyn Source> {
+    let jobs = Redis::open(&server.url()).expect("a good URL");
+    jobs.enqueue(vec![NewJob::new(GATED, "[0]"), NewJob::new(GATED, "[1]")]).await.expect("enqueued");
+    jobs.intake().source.connect().await.expect("a session")
+}
+
+async fn take(source: &Arc<dyn Source>) -> Vec<Delivery> {
+    let wanted = FetchRequest::new(NonZeroUsize::new(10).expect("not zero"), Duration::ZERO);
+    source.fetch(&wanted, &CancellationToken::new()).await.expect("fetched")
+}
+
+/// Whether it was taken.
+async fn done(source: &Arc<dyn Source>, delivery: &Delivery) -> bool {
+    let settled = Settled::new(delivery.tag, Settlement::Ack);
+    source.settle(&[settled]).await.expect("settled").0.is_empty()
+}
+
+/// The server's clock, in ms.
+fn now_ms(server: &RedisServer) -> u64 {
+    let parts = server.command(&["TIME"]).texts();
+    parts[0].parse::<u64>().expect("seconds") * 1000 + parts[1].parse::<u64>().expect("microseconds") / 1000
+}
+
+fn runs_out(server: &RedisServer, delivery: &Delivery, at_ms: u64) {
+    let (at, token) = (at_ms.to_string(), delivery.tag.token.to_string());
+    server.command(&["ZADD", "tidegate:leases", "XX", &at, &token]);
+}
+
+#[tokio::test]
+async fn after_an_outage_only_those_leases_are_good_that_ran_out_during_it() {
+    let Some(server) = Options::new().start() else { return };
+    let source = session(&server).await;
+    let held = take(&source).await;
+    assert_eq!(held.len(), 2);
+    let now = now_ms(&server);
+    server.command(&["SET", "tidegate:seen", &(now - 60_000).to_string()]);
+    runs_out(&server, &held[0], now - 60_001);
+    runs_out(&server, &held[1], now - 59_000);
+    let again = take(&source).await;
+    assert_eq!(again.len(), 1, "only who was dead before is not waited for");
+    assert_eq!((again[0].job.id.clone(), again[0].attempt), (held[0].job.id.clone(), 2));
+    assert!(!done(&source, &held[0]).await, "it was given to another");
+    assert!(done(&source, &held[1]).await, "nobody could renew it");
+    assert!(done(&source, &again[0]).await);
+}
+
+#[tokio::test]
+async fn a_moment_of_an_hour_is_one_of_a_clock_that_was_set_back() {
+    let Some(server) = Options::new().start() else { return };
+    let source = session(&server).await;
+    let held = take(&source).await;
+    let now = now_ms(&server);
+    let mark = format!("{} {}", now + 3_600_000, now - 60_000);
+    server.command(&["SET", "tidegate:lenient", &mark]);
+    runs_out(&server, &held[0], now - 1);
+    assert!(!done(&source, &held[0]).await, "too late");
+    assert_eq!(take(&source).await.len(), 1, "it comes again at once");
+    assert_eq!(server.command(&["EXISTS", "tidegate:lenient"]).number(), 0);
 }

@@ -106,7 +106,7 @@ async fn a_waiting_worker_hears_of_what_was_committed() {
     transaction.commit().expect("committed");
     let committed = tokio::time::Instant::now();
     let taken = fetch.await;
-    // It looks every 40 ms, and must not wait for its 60 s.
+    // It looks every 45 ms, and must not wait for its 60 s.
     assert!(committed.elapsed() < Duration::from_secs(10));
     assert_eq!((taken.job.id.as_str(), answer.as_str()), (id.to_string().as_str(), "created"));
     assert_eq!((taken.job.queue.as_str(), &taken.job.payload[..]), ("default", &b""[..]));

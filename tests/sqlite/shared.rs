@@ -33,7 +33,7 @@ async fn a_waiting_fetch_hears_of_a_job_that_another_handle_enqueued() {
     there.enqueue(vec![NewJob::new("kind", "")]).await.expect("enqueued");
     let enqueued = Instant::now();
     assert_eq!(waiting.join_next().await.expect("a task").expect("no panic").len(), 1);
-    // It looks every 40 ms, and must not wait for its 60 s. How soon it is exactly, a bench says.
+    // It looks every 45 ms, and must not wait for its 60 s. How soon it is exactly, a bench says.
     assert!(enqueued.elapsed() < Duration::from_secs(10));
 }
 

@@ -18,6 +18,9 @@ use super::sentinel::Sentinels;
 use crate::backend::check_leases;
 use crate::error::Error;
 
+/// What is with a worker that is cut off is to come back some day.
+const MAX_RUN_ON: Duration = Duration::from_secs(86_400);
+
 /// How to reach a server, and how jobs stand there. Made by [`Redis::builder`].
 ///
 /// All workers on one server should agree on the lease's time and the limits: each goes by its own.
@@ -55,7 +58,7 @@ impl RedisBuilder {
         Self {
             url: url.to_owned(),
             lease_ttl: Duration::from_secs(30),
-            doubt: Duration::ZERO,
+            doubt: Duration::from_secs(300),
             crash_limit: 3,
             layout: Layout::Sidekiq,
             fetch: Fetch::Reliable,
@@ -78,12 +81,12 @@ impl RedisBuilder {
     }
 
     /// For how long jobs run on, and what they came to is kept, though their lease may have run out, while it can't be
-    /// renewed. Default zero: a job is cancelled as soon as its lease may have run out, as everywhere else, so an outage that is longer
-    /// than a lease undoes what was running. With five minutes, say, an outage undoes nothing: leases that ran out while the server
-    /// was away (no worker was seen for half a lease's time, at least 3 s) stay good for a third of a lease's time more, in which the workers come
-    /// back, renew and settle. The price is that a worker which alone can't renew, since it is cut off or its heartbeat's connection
-    /// is, runs a job on that has been given to another, or to itself again; what it settles then is refused. For leases of 6 s or more, and the
-    /// same for all workers on one server.
+    /// renewed; up to a day. Default five minutes, longer than a server usually takes to be started again and read its data: an outage
+    /// undoes nothing. Leases that ran out while the server was away (no worker was seen for half a lease's time, at least 3 s) stay
+    /// good for 5 s more, in which the workers come back, renew and settle. While a worker's heartbeat gets no answer, its exchanges
+    /// renew what it holds, if it makes any. The price is that a worker which alone is cut off runs a job on that has been given
+    /// to another; what it settles then is refused. With zero a job is cancelled as soon as its lease may have run out, and an outage
+    /// that is longer than a lease undoes what was running. For leases of 6 s or more, and the same for all workers on one server.
     pub fn run_on(mut self, time: Duration) -> Self {
         self.doubt = time;
         self
@@ -177,6 +180,9 @@ impl RedisBuilder {
         }
         self.url = take_options(&mut self)?;
         check_leases(self.lease_ttl, self.crash_limit)?;
+        if self.doubt > MAX_RUN_ON {
+            return Err(Error::invalid(format!("run_on is {:?}: it must be at most a day", self.doubt)));
+        }
         if self.fetch == Fetch::PlainPop && self.layout != Layout::Resque {
             return Err(Error::invalid(
                 "plain pop is there in Resque's layout only: say layout=resque, or leave plain pop out (Sidekiq sends \
@@ -396,11 +402,13 @@ mod tests {
         let leases = terms("lease_ttl_ms=1500&run_on_ms=0&crash_limit=7");
         assert_eq!(leases.terms.lease_ttl, Duration::from_millis(1500));
         assert_eq!((leases.terms.doubt, leases.crash_limit), (Duration::ZERO, 7));
-        assert_eq!(terms("").terms.doubt, Duration::ZERO);
+        assert_eq!(terms("run_on_ms=86400000").terms.doubt, MAX_RUN_ON);
+        assert_eq!(terms("").terms.doubt, Duration::from_secs(300));
         for bad in [
             "?lease_ttl_ms=0",
             "?lease_ttl_ms=30s",
             "?run_on_ms=-1",
+            "?run_on_ms=86400001",
             "?crash_limit=0",
             "?crash_limit=4294967296",
             "?layout=bull",

@@ -4,13 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
 use super::codec::dates::date;
 use super::failure::nonsense;
 use super::keys::Keys;
 use super::link::EXCHANGE;
 use crate::error::Error;
-use crate::job::Queue;
+use crate::job::{Queue, Tag};
+use crate::lease::later;
 
 /// The most jobs that one exchange settles or takes: what a script can hold at once is bounded.
 pub(super) const MOST: usize = 1000;
@@ -54,6 +56,16 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// Until when a job may be held whose lease was asked for at `sent_at`, unless that is renewed.
+    pub(super) fn held_until(&self, sent_at: Instant) -> Instant {
+        later(sent_at, self.lease_ttl.saturating_add(self.doubt))
+    }
+
+    /// From when on it is late to renew it: it was due at a third of its time.
+    pub(super) fn overdue_at(&self, sent_at: Instant) -> Instant {
+        later(sent_at, self.lease_ttl / 2)
+    }
+
     /// The most dead ones, as scripts are told it.
     pub(super) fn most_dead(&self) -> String {
         self.max_dead.map(|most| most.to_string()).unwrap_or_default()
@@ -76,6 +88,8 @@ pub(super) struct Wish<'a> {
     pub(super) until_ms: u64,
     /// It is to be noted that there is a worker.
     pub(super) seen: bool,
+    /// Of which jobs the lease is renewed first.
+    pub(super) overdue: &'a [Tag],
 }
 
 /// What is said.
@@ -110,6 +124,10 @@ pub(super) fn ask(
     call.arg(wish.until_ms).arg(seen).arg(wish.queues.len());
     for queue in wish.queues {
         call.arg(queue.as_str());
+    }
+    call.arg(wish.overdue.len());
+    for tag in wish.overdue {
+        call.arg(tag.token);
     }
     let done = |verdict: &Verdict| matches!(verdict, Verdict::Done);
     call.arg(verdicts.iter().filter(|(_, verdict)| done(verdict)).count());

@@ -27,6 +27,8 @@ pub(super) struct Hand {
     pub(super) keep_dead: bool,
     /// Until then it may be held, unless it is renewed.
     pub(super) until: Instant,
+    /// From then on it is late for a renewal.
+    pub(super) overdue_at: Instant,
 }
 
 /// The jobs in hand. Those that nobody settles, since their lease was lost, go when the room is needed: at most as many
@@ -75,11 +77,32 @@ impl Hands {
         lock(&self.table).find(self.session, tag).cloned()
     }
 
-    /// The lease is kept until then.
-    pub(super) fn renewed(&self, tag: Tag, until: Instant) {
+    /// The heartbeat has renewed it: when it would be overdue again, and until when it may be held.
+    pub(super) fn renewed(&self, tag: Tag, overdue_at: Instant, until: Instant) {
         let mut table = lock(&self.table);
         if table.find(self.session, tag).is_some() {
-            table.hands[tag.key as usize].until = until;
+            let hand = &mut table.hands[tag.key as usize];
+            (hand.overdue_at, hand.until) = (overdue_at, until);
+        }
+    }
+
+    /// Up to so many that may still be held and are late for a renewal.
+    pub(super) fn overdue(&self, now: Instant, most: usize) -> Vec<Tag> {
+        let table = lock(&self.table);
+        let late = table.hands.iter().filter(|(_, hand)| hand.overdue_at <= now && now < hand.until);
+        late.map(|(key, hand)| Tag { session: self.session, key: key as u64, token: hand.token })
+            .take(most)
+            .collect()
+    }
+
+    /// These were renewed by an exchange. That does not make it longer for which they may be held: if nobody runs them any
+    /// more, they are to run out some day.
+    pub(super) fn put_off(&self, tags: &[Tag], overdue_at: Instant) {
+        let mut table = lock(&self.table);
+        for tag in tags {
+            if table.find(self.session, *tag).is_some() {
+                table.hands[tag.key as usize].overdue_at = overdue_at;
+            }
         }
     }
 
@@ -113,7 +136,7 @@ mod tests {
 
     fn hand(token: u64, until: Instant) -> Hand {
         let (raw, queue) = (Bytes::new(), Queue::default());
-        Hand { token, raw, queue, attempt: 1, marked: false, give_up_at: None, keep_dead: true, until }
+        Hand { token, raw, queue, attempt: 1, marked: false, give_up_at: None, keep_dead: true, until, overdue_at: until }
     }
 
     #[test]

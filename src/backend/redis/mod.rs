@@ -46,7 +46,7 @@ mod watch;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -114,6 +114,8 @@ struct Shared {
     /// Who we are to those who look at the list of workers.
     roll: Roll,
     hands: Hands,
+    /// A renewal was begun and has not been answered. It may never be.
+    renewal_waits: AtomicBool,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,
     terms: Terms,
@@ -172,6 +174,7 @@ impl Redis {
             rescheduled_to: AtomicUsize::new(0),
             roll: Roll::default(),
             hands: Hands::new(RandomState::new().hash_one(0)),
+            renewal_waits: AtomicBool::new(false),
             bell: Notify::new(),
             terms: builder.terms(),
             crash_limit: builder.crash_limit,

@@ -1,6 +1,7 @@
 //! The heartbeat's session: it renews leases, on a connection of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use redis::aio::MultiplexedConnection;
@@ -12,7 +13,7 @@ use super::failure::nonsense;
 use super::link::RENEW;
 use crate::error::Error;
 use crate::job::Tag;
-use crate::lease::{Renew, Renewal, later};
+use crate::lease::{Renew, Renewal};
 
 const DOING: &str = "renewing leases";
 
@@ -24,12 +25,14 @@ pub(super) struct Renewer {
 
 impl Renewer {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
+        shared.renewal_waits.store(true, Ordering::Relaxed);
         let connection = shared.dial.connect().await?;
         Ok(Self { shared, connection })
     }
 
     async fn renew_part(&self, tags: &[Tag]) -> Result<Vec<Renewal>, Error> {
         let sent_at = Instant::now();
+        self.shared.renewal_waits.store(true, Ordering::Relaxed);
         let keys = &self.shared.keys;
         let mut call = RENEW.call(&[&keys.leases, &keys.cancelled, &keys.seen, &keys.lenient]);
         let terms = &self.shared.terms;
@@ -43,19 +46,22 @@ impl Renewer {
         let answer = RENEW.send(&mut connection, DOING, &call).await?;
         let answers = array(answer).filter(|answers| answers.len() == tags.len());
         let answers = answers.ok_or_else(|| nonsense(DOING))?;
-        let until = later(sent_at, terms.lease_ttl.saturating_add(terms.doubt));
-        tags.iter().zip(answers).map(|(tag, answer)| self.renewed(*tag, int(&answer), until)).collect()
+        self.shared.renewal_waits.store(false, Ordering::Relaxed);
+        tags.iter().zip(answers).map(|(tag, answer)| self.renewed(*tag, int(&answer), sent_at)).collect()
     }
 
-    fn renewed(&self, tag: Tag, answer: Option<i64>, until: Instant) -> Result<Renewal, Error> {
+    fn renewed(&self, tag: Tag, answer: Option<i64>, sent_at: Instant) -> Result<Renewal, Error> {
         let renewal = match answer {
             Some(0) => Renewal::Lost,
             Some(1) => Renewal::Kept,
             Some(2) => Renewal::CancelRequested,
             _ => return Err(nonsense(DOING)),
         };
-        if renewal != Renewal::Lost {
-            self.shared.hands.renewed(tag, until);
+        let (hands, terms) = (&self.shared.hands, &self.shared.terms);
+        match renewal {
+            // Nobody will settle it.
+            Renewal::Lost => hands.remove([tag].into_iter()),
+            _ => hands.renewed(tag, terms.overdue_at(sent_at), terms.held_until(sent_at)),
         }
         Ok(renewal)
     }

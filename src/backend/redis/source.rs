@@ -84,14 +84,16 @@ impl Session {
             let until = until.min(later(sent_at, self.call_timeout()));
             let margin = (until.saturating_duration_since(sent_at) / 10).min(WAY_BACK);
             let (until_ms, seen) = (self.clock.at(until - margin), self.clock.is_to_be_seen(sent_at));
-            let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen };
+            let overdue = if seen { self.overdue(sent_at) } else { Vec::new() };
+            let wish = Wish { reclaim: RECLAIM, most, queues, until_ms, seen, overdue: &overdue };
             let call = exchange::ask(&self.shared.keys, &self.shared.terms, &wish, verdicts, &counted_as);
             let mut connection = self.connection.clone();
             match exchange::understand(EXCHANGE.send(&mut connection, DOING, &call).await?)? {
                 Heard::TooLate(now_ms) => self.clock.shows(now_ms, sent_at),
                 Heard::Answer(answer) => {
                     self.clock.shows(answer.now_ms, sent_at);
-                    if seen {
+                    self.shared.hands.put_off(&overdue, self.shared.terms.overdue_at(sent_at));
+                    if seen && overdue.len() < MOST {
                         self.clock.seen(sent_at);
                     }
                     return Ok(self.heard(answer));
@@ -99,6 +101,14 @@ impl Session {
             }
         }
         Err(Error::timeout(format!("{DOING} failed: the server was told too late")))
+    }
+
+    /// Jobs that are renewed here, since their heartbeat gets no answer: who runs them is alive, and is not to be given
+    /// them once more. Where outages take leases, those of a heartbeat that is not heard are to run out.
+    fn overdue(&self, now: Instant) -> Vec<Tag> {
+        let Shared { terms, hands, renewal_waits, .. } = &*self.shared;
+        let some = !terms.doubt.is_zero() && renewal_waits.load(Ordering::Relaxed);
+        if some { hands.overdue(now, MOST) } else { Vec::new() }
     }
 
     fn heard(&self, answer: Answer) -> Answer {
@@ -194,7 +204,8 @@ impl Session {
             marked: times > 0 || tries > 0 || read.unique.is_some(),
             give_up_at: read.retry_for.and_then(|time| read.first_failed_at?.checked_add(time)),
             keep_dead: read.keep_dead,
-            until: later(sent_at, lease.ttl.saturating_add(lease.doubt)),
+            until: terms.held_until(sent_at),
+            overdue_at: terms.overdue_at(sent_at),
         };
         let tag = self.shared.hands.add(hand, sent_at);
         Ok(Delivery { job: Arc::new(job), attempt, tag, lease: Some(lease) })

@@ -95,7 +95,7 @@ impl SqliteBuilder {
                 adopt: false,
             },
             clock: Clock::default(),
-            watch_every: Duration::from_millis(40),
+            watch_every: Duration::from_millis(45),
             max_payload_bytes: None,
         }
     }
@@ -176,7 +176,7 @@ impl SqliteBuilder {
     }
 
     /// How often a fetch that waits looks whether another process has changed the file, and how often at most it is looked
-    /// whether the file is still the one at its path. Default 40 ms: a look takes some microseconds. Changes by this
+    /// whether the file is still the one at its path. Default 45 ms: a look takes some microseconds. Changes by this
     /// process are noticed at once.
     pub fn watch_every(mut self, pause: Duration) -> Self {
         self.watch_every = pause;

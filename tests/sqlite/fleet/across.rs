@@ -8,7 +8,7 @@ use tidegate::{Enqueue, NewJob};
 use super::process::{Waits, What};
 use super::{Fleet, in_memory, until, wall_clock};
 
-/// It looks every 40 ms whether the file has changed, and asks the file itself only every 10 s (`fetch_wait`). Between
+/// It looks every 45 ms whether the file has changed, and asks the file itself only every 10 s (`fetch_wait`). Between
 /// the two there is room for a machine that is busy with something else; `benches/sqlite.rs` measures it.
 #[tokio::test]
 async fn an_idle_worker_soon_hears_of_what_another_process_enqueues() {

@@ -195,6 +195,7 @@ impl PlainSession {
             give_up_at: None,
             keep_dead: true,
             until: later(now, NEVER),
+            overdue_at: later(now, NEVER),
         };
         Delivery { job: Arc::new(job), attempt, tag: self.shared.hands.add(hand, now), lease: None }
     }

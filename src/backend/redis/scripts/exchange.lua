@@ -3,14 +3,15 @@
 --
 -- KEYS: 1 leases (sorted set: token, when it runs out in ms), 2 held (hash: token, what was handed over), 3 the last
 --       token, 4 a mark that there are lapsed jobs, 5 cancelled (hash: token), 6 queues, 7 schedule, 8 retry, 9 dead,
---       10 processed, 11 failed, 12 when a worker was last seen, 13 until when nothing is given back, 14 what
+--       10 processed, 11 failed, 12 when a worker was last seen, 13 until when leases are good that have run out since then, 14 what
 --       our own keys begin with
 -- ARGV: 1 ttl in ms, 2 the most to take, 3 what a queue's key begins with, 4 what the counters of today, or of this worker, end with, 5 the most that are kept dead,
 --       6 for how many seconds, 7 of how many jobs with a lapsed lease to give back at most, 8 the command that
 --       puts at the back of a queue, 9 that puts at its front, 10 that takes from it, 11 how dead ones are kept (zset or list), 12 where
 --       the failed attempts are counted of jobs that do not say it, 13 a key that says `true` while none are taken, 14 until when
 --       (ms) anything is done, since who asks waits no longer and will ask again, 15 whether to note that a worker was seen (1, 0; nothing where
---       outages take leases), 16 how many queues there are to take from (0: all), their names, then how many jobs are just done, their tokens, then the other settlements to the end.
+--       outages take leases), 16 how many queues there are to take from (0: all), their names, then of how many jobs the lease is to be
+--       renewed, their tokens, then how many are just done, their tokens, then the other settlements to the end.
 -- Answers the time in ms; then, unless it was too late, how long until something is due in ms (-1: nothing), stale tokens, tokens of jobs that
 --       were not done and are to be cancelled, the token of the first job taken, the jobs (of each queue its name and what stood
 --       in it), of those whose lease has lapsed before the place in this answer and how often, how many jobs
@@ -71,7 +72,6 @@ local function push(side, queue, raw)
     end
 end
 
-local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[7])
 local some_lapsed = redis.call('EXISTS', lapsed) == 1
 local some_tried = tried ~= '' and redis.call('EXISTS', tried) == 1
 local some_cancelled = redis.call('EXISTS', cancelled) == 1
@@ -79,15 +79,25 @@ local some_cancelled = redis.call('EXISTS', cancelled) == 1
 local names = {}
 for i = 1, tonumber(ARGV[16]) do names[i] = next_arg() end
 
+-- Their heartbeat can't be heard, but this worker can.
+local overdue = {}
+for i = 1, tonumber(next_arg()) do overdue[i] = next_arg() end
+
 local stale, refused, processed, failed = {}, {}, 0, 0
 local done = tonumber(next_arg())
 -- A server whose memory is full refuses what may need more only until a script has written something: this must go
 -- on, since it is what frees memory.
-local lenient = 0
-if #expired > 0 or at + done < #ARGV or ARGV[15] == '1' then redis.call('ZREM', leases, '') end
-if ARGV[15] ~= '' and (#expired > 0 or ARGV[15] == '1') then lenient = away(KEYS[12], KEYS[13], now, ttl) end
-if lenient > 0 then expired = {} end
-local function is_held(until_when) return until_when and (lenient > 0 or tonumber(until_when) > now) end
+local lenient, since = 0, 0
+local some_expired = redis.call('ZCOUNT', leases, '-inf', now) > 0
+if some_expired or at + done < #ARGV or ARGV[15] == '1' then redis.call('ZREM', leases, '') end
+if ARGV[15] ~= '' and (some_expired or ARGV[15] == '1') then lenient, since = away(KEYS[12], KEYS[13], now, ttl) end
+-- What ran out until then is lost.
+local lost_until = lenient > 0 and since or now
+local function is_held(until_when) return until_when and tonumber(until_when) > lost_until end
+for _, token in ipairs(overdue) do
+    if is_held(redis.call('ZSCORE', leases, token)) then redis.call('ZADD', leases, 'XX', int(now + ttl), token) end
+end
+local expired = some_expired and redis.call('ZRANGEBYSCORE', leases, '-inf', int(lost_until), 'LIMIT', 0, ARGV[7]) or {}
 if done > 0 then
     local tokens = {}
     for i = 1, done do tokens[i] = next_arg() end
