@@ -245,6 +245,10 @@ fn known() -> String {
 /// The longest lease: a year. A lease is there to run out.
 pub(crate) const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The most of how long jobs run on in an outage: what is with a worker that is cut off is to come back some day.
+#[cfg(any(feature = "redis", feature = "cli"))]
+pub(crate) const MAX_RUN_ON: Duration = Duration::from_secs(24 * 3600);
+
 /// Checks what every backend with leases is told about them.
 fn check_leases(lease_ttl: Duration, crash_limit: u32) -> Result<(), Error> {
     if lease_ttl.is_zero() || lease_ttl > MAX_LEASE_TTL {

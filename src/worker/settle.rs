@@ -39,6 +39,8 @@ const SLOW_EXCHANGE: Duration = Duration::from_micros(50);
 pub(crate) struct Unsettled {
     waiting: Vec<usize>,
     failures: u32,
+    /// A log line has said that settlements fail: what is logged is the change.
+    told: bool,
     not_before: Option<Instant>,
     one_by_one: usize,
     pub(crate) gathering: Gathering,
@@ -163,6 +165,9 @@ impl Unsettled {
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
         self.not_before = None;
+        if std::mem::take(&mut self.told) {
+            tracing::info!("settlements are taken again");
+        }
     }
 
     /// Takes a failed batch back; it is tried again after a wait.
@@ -184,7 +189,9 @@ impl Unsettled {
             self.one_by_one = self.waiting.len();
         }
         // Of a lost connection the reconnecting source says so.
-        if (self.failures == 1 && !error.is_disconnect()) || !error.is_transient() {
+        let is_news = !error.is_disconnect() && !self.told;
+        self.told |= is_news;
+        if is_news || !error.is_transient() {
             let (kept, error) = (batch.places.len(), Chain(error));
             tracing::warn!(%error, kept, ?wait, "settlements failed and are kept, to be tried again after this wait");
         }
@@ -337,6 +344,7 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     const SLOW: Duration = Duration::from_millis(2);
     const BRIEF: Duration = Duration::from_micros(10);
@@ -373,6 +381,22 @@ mod tests {
             gathering.began();
             assert_eq!(gathering.until(), Some(now + GATHERING));
         }
+    }
+
+    /// Of a lost connection whoever makes it anew says so; what comes after it is still to be told, once.
+    #[test]
+    fn that_settlements_fail_is_told_once_and_not_of_a_lost_connection() {
+        let (mut unsettled, batch, policy) =
+            (Unsettled::default(), Batch::default(), ReconnectPolicy::default());
+        let lost = Error::new(ErrorKind::Connection, "gone");
+        let full = Error::new(ErrorKind::Full, "no room");
+        assert!(lost.is_disconnect() && !full.is_disconnect() && full.is_transient());
+        for (error, told) in [(&lost, false), (&full, true), (&lost, true), (&full, true)] {
+            unsettled.failed(&batch, error, &policy, 1, Instant::now());
+            assert_eq!(unsettled.told, told, "{error:?}");
+        }
+        unsettled.succeeded();
+        assert!(!unsettled.told);
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn a_mistake_is_refused_with_its_place_and_what_to_write() {
         ("worker = 5\n", "1:10: worker must be a table, and is a whole number\n"),
         ("[redis]\n", "1:1: [redis] has no meaning when the source is no Redis server: leave it out\n"),
         ("[redis]\nlabels = \"eu\"\n", "redis.labels must be a list of texts"),
+        ("[redis]\nrun_on = \"25h\"\n", "2:10: redis.run_on must be at most 24 hours\n"),
         (
             "[redis]\ntimes_in_seconds = \"yes\"\n",
             "2:20: redis.times_in_seconds must be true or false, and is text (write it without quotes)\n",

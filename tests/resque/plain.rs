@@ -208,21 +208,55 @@ async fn what_the_server_refuses_to_write_is_settled_later_and_nothing_is_popped
     assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
 }
 
+/// A full server gets room by what is popped, run and settled; so that goes on.
 #[tokio::test]
-async fn what_is_no_job_is_not_lost_when_it_can_not_be_written_at_once() {
+async fn what_is_no_job_is_not_lost_when_it_can_not_be_written_at_once_and_holds_nothing_up() {
     let Some(scene) = scene().await else { return };
     scene.ask(&["RPUSH", "resque:queue:main", "no job"]);
+    for number in 0..2 {
+        scene.push(NewJob::new("A", format!("[{number}]")).queue("main")).await;
+    }
     scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let now = wanted(5, &["main"], Duration::ZERO);
-    let error = scene.source.fetch(&now, &CancellationToken::new()).await.expect_err("there is no room");
-    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
-    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "0");
+    let one = wanted(1, &["main"], Duration::ZERO);
+    let nobody = CancellationToken::new();
+    assert!(scene.source.fetch(&one, &nobody).await.expect("popped").is_empty());
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "2");
+    let first = scene.source.fetch(&one, &nobody).await.expect("the next one is popped");
+    assert_eq!(&first[0].job.payload[..], b"[0]");
+    let done = [Settled::new(first[0].tag, Settlement::Ack)];
+    let (stale, second) = scene.source.exchange(&done, &one).await.expect("that needs no room");
+    assert!(stale.0.is_empty());
+    assert_eq!(&second[0].job.payload[..], b"[1]");
+    let done = [Settled::new(second[0].tag, Settlement::Ack)];
+    assert!(scene.source.settle(&done).await.expect("that needs no room").0.is_empty());
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "0", "there was no room");
     scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     // It may be another session that does it.
     let another = scene.redis.intake().source.connect().await.expect("a source");
-    assert!(another.fetch(&now, &CancellationToken::new()).await.expect("fetched").is_empty());
+    assert!(another.fetch(&one, &nobody).await.expect("fetched").is_empty());
     assert!(scene.ask(&["LINDEX", "resque:failed", "0"]).contains("Tidegate::Unreadable"));
     assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
+}
+
+#[tokio::test]
+async fn what_can_not_be_written_does_not_grow_for_ever() {
+    let Some(scene) = scene().await else { return };
+    let push = [vec!["RPUSH", "resque:queue:main"], vec!["no job"; 2_500]].concat();
+    scene.server.command(&push);
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let now = wanted(600, &["main"], Duration::ZERO);
+    let nobody = CancellationToken::new();
+    for left in ["1900", "1300"] {
+        let taken = scene.source.fetch(&now, &nobody).await;
+        assert_eq!(taken.is_err(), left == "1300", "{taken:?}");
+        assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), left);
+    }
+    owes_and_pops_nothing(&scene, &["main"], "1300").await;
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    while scene.ask(&["LLEN", "resque:queue:main"]) != "0" {
+        assert!(scene.source.fetch(&now, &nobody).await.expect("fetched").is_empty());
+    }
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "2500");
 }
 
 /// Wants the server to be full, and none of these jobs to be popped as long as others are owed to it.
@@ -246,8 +280,9 @@ async fn what_was_popped_as_a_pause_began_is_kept_until_it_can_be_put_back() {
     owes_and_pops_nothing(&scene, &["main"], "2").await;
     let done = [Settled::new(running[0].tag, Settlement::Ack)];
     let now = wanted(1, &["main"], Duration::ZERO);
-    let error = scene.source.exchange(&done, &now).await.expect_err("there is no room");
-    assert_eq!((error.kind(), scene.ask(&["LLEN", "resque:queue:main"])), (ErrorKind::Full, "2".to_owned()));
+    let (stale, taken) = scene.source.exchange(&done, &now).await.expect("that needs no room");
+    assert_eq!((stale.0.len(), taken.len()), (0, 0));
+    assert_eq!(scene.ask(&["LLEN", "resque:queue:main"]), "2");
     scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     // It may be another session that does it.
     let another = scene.redis.intake().source.connect().await.expect("a source");
@@ -255,7 +290,6 @@ async fn what_was_popped_as_a_pause_began_is_kept_until_it_can_be_put_back() {
     let taken = another.fetch(&now, &CancellationToken::new()).await.expect("fetched");
     let payloads: Vec<_> = taken.iter().map(|it| String::from_utf8_lossy(&it.job.payload)).collect();
     assert_eq!(payloads, ["[1]", "[2]", "[3]"]);
-    assert!(scene.source.settle(&done).await.expect("settled").0.is_empty());
 }
 
 #[tokio::test]

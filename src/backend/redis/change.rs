@@ -114,7 +114,14 @@ impl Manage for Redis {
 #[async_trait]
 impl Reclaim for Redis {
     async fn reclaim(&self, max: usize) -> Result<usize, Error> {
-        let wish = Wish { reclaim: max.min(RECLAIM), most: 0, queues: &[], until_ms: NEVER_MS, seen: true, overdue: &[] };
+        let wish = Wish {
+            reclaim: max.min(RECLAIM),
+            most: 0,
+            queues: &[],
+            until_ms: NEVER_MS,
+            seen: true,
+            overdue: &[],
+        };
         let call = ask(&self.0.keys, &self.0.terms, &wish, &[], "");
         let answer = self.0.lane.run(&self.0.dial, "taking back jobs", &EXCHANGE, &call).await?;
         match understand(answer)? {

@@ -15,11 +15,8 @@ use super::keys::Keys;
 use super::layout::{Fetch, Layout};
 use super::link::{Dial, Host, Way};
 use super::sentinel::Sentinels;
-use crate::backend::check_leases;
+use crate::backend::{MAX_RUN_ON, check_leases};
 use crate::error::Error;
-
-/// What is with a worker that is cut off is to come back some day.
-const MAX_RUN_ON: Duration = Duration::from_secs(86_400);
 
 /// How to reach a server, and how jobs stand there. Made by [`Redis::builder`].
 ///

@@ -136,7 +136,17 @@ mod tests {
 
     fn hand(token: u64, until: Instant) -> Hand {
         let (raw, queue) = (Bytes::new(), Queue::default());
-        Hand { token, raw, queue, attempt: 1, marked: false, give_up_at: None, keep_dead: true, until, overdue_at: until }
+        Hand {
+            token,
+            raw,
+            queue,
+            attempt: 1,
+            marked: false,
+            give_up_at: None,
+            keep_dead: true,
+            until,
+            overdue_at: until,
+        }
     }
 
     #[test]

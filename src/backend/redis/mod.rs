@@ -114,7 +114,7 @@ struct Shared {
     /// Who we are to those who look at the list of workers.
     roll: Roll,
     hands: Hands,
-    /// A renewal was begun and has not been answered. It may never be.
+    /// A renewal, or connecting for one, was begun and has not been answered. It may never be.
     renewal_waits: AtomicBool,
     /// Rung when something was enqueued through this handle, which may be due sooner than what is waited for.
     bell: Notify,

@@ -27,6 +27,7 @@ impl Renewer {
     pub(super) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
         shared.renewal_waits.store(true, Ordering::Relaxed);
         let connection = shared.dial.connect().await?;
+        shared.renewal_waits.store(false, Ordering::Relaxed);
         Ok(Self { shared, connection })
     }
 

@@ -47,13 +47,43 @@ const NEVER: Duration = Duration::from_secs(1000 * 365 * 86_400);
 pub(super) struct Plain {
     token: AtomicU64,
     warned: AtomicBool,
-    /// Entries for the list of failed jobs that could not be written yet.
+    /// Entries for the list of failed jobs that could not be written yet: see [`MOST_OWED`].
     owed: Mutex<Vec<Vec<u8>>>,
     /// Jobs that could not be put back yet, as they were popped. No session pops more while there are any, so these are no
     /// more than each has popped at once.
     kept: Mutex<Vec<(Queue, Bytes)>>,
     /// It was said that there are some.
     said: AtomicBool,
+}
+
+/// So many entries are owed at most, and as many as are popped at once.
+const MOST_OWED: usize = MOST;
+
+impl Plain {
+    /// How many jobs, and how many entries, stand here and not on the server.
+    fn debts(&self) -> (usize, usize) {
+        (lock(&self.kept).len(), lock(&self.owed).len())
+    }
+
+    /// No more is to be popped.
+    fn owes_much(&self) -> bool {
+        let (kept, owed) = self.debts();
+        kept > 0 || owed >= MOST_OWED
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let (jobs, entries) = self.debts();
+        if (jobs, entries) != (0, 0) {
+            tracing::error!(
+                jobs,
+                entries,
+                "plain pop: what could not be written to the server until the end is lost: jobs that were not to run, and \
+                 entries of what is no job"
+            );
+        }
+    }
 }
 
 /// One session of a worker.
@@ -299,7 +329,7 @@ impl Source for PlainSession {
         self.shared.roll.takes_from(&wanted.queues, self.shared.hands.session() >> 32);
         loop {
             let now = Instant::now();
-            // Of what is owed to the server there is no more than it was: nothing is popped before.
+            // While much is owed to the server nothing is popped.
             self.pay().await?;
             if stop.is_cancelled() {
                 return Ok(deliveries);
@@ -364,7 +394,8 @@ impl Source for PlainSession {
         let Some((tally, stale)) = done else {
             // What has to be written is not sent with a pop: if it is refused, nobody asks for what was popped.
             let stale = self.write(settled).await?;
-            return Ok((stale, if self.rests().is_some() { Vec::new() } else { self.look(wanted).await }));
+            let waits = self.rests().is_some() || self.shared.plain.owes_much();
+            return Ok((stale, if waits { Vec::new() } else { self.look(wanted).await }));
         };
         let mut deliveries = wanted.room();
         let queues = self.queues(wanted).await?;

@@ -86,7 +86,8 @@ impl PlainSession {
 
     /// Writes what these leave, and forgets them.
     pub(super) async fn write(&self, settled: &[Settled]) -> Result<Stale, Error> {
-        self.pay().await?;
+        // What the server has no room for must not keep it from hearing what is done: that makes room.
+        let _ = self.pay().await;
         let mut stale = Vec::new();
         for part in settled.chunks(MOST) {
             self.write_part(part, &mut stale).await?;
@@ -208,42 +209,53 @@ impl PlainSession {
             Err(error) => (jobs, Some(error)),
         };
         let Some(error) = error else { return Ok(()) };
-        let plain = &self.shared.plain;
-        let jobs = left.len();
-        lock(&plain.kept).splice(0..0, left);
-        if !plain.said.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                target = self.shared.dial.target,
-                jobs,
-                error = %Chain(&error),
-                "plain pop: jobs that are not to run now can't be put back: they stand in this process alone until they \
-                 are, and no others are popped"
-            );
-        }
+        lock(&self.shared.plain.kept).splice(0..0, left);
+        self.tell_of_debts(&error);
         Err(error)
     }
 
     /// Something is kept here that is to stand on the server.
     pub(super) fn owes(&self) -> bool {
-        let plain = &self.shared.plain;
-        !lock(&plain.kept).is_empty() || !lock(&plain.owed).is_empty()
+        self.shared.plain.debts() != (0, 0)
     }
 
     /// Writes what could not be written when it was to: jobs that are not to run now, and the entries of those that could
     /// not be understood.
+    ///
+    /// # Errors
+    /// If there is now so much of it that no more may be popped.
     pub(super) async fn pay(&self) -> Result<(), Error> {
         let plain = &self.shared.plain;
         let kept = std::mem::take(&mut *lock(&plain.kept));
-        if !kept.is_empty() {
-            self.give_back(kept).await?;
-            if plain.said.swap(false, Ordering::Relaxed) {
-                tracing::info!(
-                    target = self.shared.dial.target,
-                    "plain pop: the jobs that were kept are put back"
-                );
-            }
+        self.give_back(kept).await?;
+        if let Err(error) = self.pay_entries().await {
+            self.tell_of_debts(&error);
+            // What is popped, run and settled makes room for them.
+            return if plain.owes_much() { Err(error) } else { Ok(()) };
         }
-        self.pay_entries().await
+        if plain.said.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                target = self.shared.dial.target,
+                "plain pop: what stood in this process alone is written"
+            );
+        }
+        Ok(())
+    }
+
+    fn tell_of_debts(&self, error: &Error) {
+        let plain = &self.shared.plain;
+        // A connection that is lost is told of where it is made anew.
+        if !error.is_disconnect() && !plain.said.swap(true, Ordering::Relaxed) {
+            let (jobs, entries) = plain.debts();
+            tracing::warn!(
+                target = self.shared.dial.target,
+                jobs,
+                entries,
+                error = %Chain(error),
+                "plain pop: jobs that are not to run now, or entries of what is no job, can't be written: they stand in \
+                 this process alone until they are"
+            );
+        }
     }
 
     async fn pay_entries(&self) -> Result<(), Error> {

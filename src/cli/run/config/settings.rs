@@ -8,7 +8,7 @@ use super::source::Source;
 use super::table::Table;
 use super::tree::{Key, Node, Value};
 use crate::backend::sqlite::Durability;
-use crate::backend::{self, MAX_LEASE_TTL};
+use crate::backend::{self, MAX_LEASE_TTL, MAX_RUN_ON};
 use crate::cli::room;
 use crate::cli::run::log::{Format, Level};
 use crate::job::Queue;
@@ -157,7 +157,7 @@ impl RedisSettings {
         [read.times_in_seconds, read.node_resque_style] =
             WRITTEN.map(|written| is_written(&mut table, source, written));
         read.lease_ttl = lease_ttl(&mut table);
-        read.run_on = table.time_or_zero("run_on");
+        read.run_on = run_on(&mut table);
         read.crash_limit = crash_limit(&mut table);
         table.end();
         read
@@ -238,6 +238,15 @@ fn lease_ttl(table: &mut Table<'_>) -> Option<Duration> {
         table.refuse("lease_ttl", node, format!("must be at most {} days", MAX_LEASE_TTL.as_secs() / 86_400));
     }
     Some(ttl)
+}
+
+fn run_on(table: &mut Table<'_>) -> Option<Duration> {
+    let time = table.time_or_zero("run_on")?;
+    if time > MAX_RUN_ON {
+        let node = table.get("run_on")?;
+        table.refuse("run_on", node, format!("must be at most {} hours", MAX_RUN_ON.as_secs() / 3600));
+    }
+    Some(time)
 }
 
 fn crash_limit(table: &mut Table<'_>) -> Option<u32> {
