@@ -39,8 +39,9 @@ const SLOW_EXCHANGE: Duration = Duration::from_micros(50);
 pub(crate) struct Unsettled {
     waiting: Vec<usize>,
     failures: u32,
-    /// A log line has said that settlements fail: what is logged is the change.
-    told: bool,
+    /// Those that the source has refused and that wait still. While there are any, a log line has said so: what is logged
+    /// is the change.
+    refused: Vec<usize>,
     not_before: Option<Instant>,
     one_by_one: usize,
     pub(crate) gathering: Gathering,
@@ -162,12 +163,21 @@ impl Unsettled {
         true
     }
 
-    pub(crate) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self, places: &[usize]) {
         self.failures = 0;
         self.not_before = None;
-        if std::mem::take(&mut self.told) {
+        if self.forget(places) {
             tracing::info!("settlements are taken again");
         }
+    }
+
+    /// These do not wait any more. Returns whether the last of those that were refused was among them.
+    fn forget(&mut self, places: &[usize]) -> bool {
+        if self.refused.is_empty() {
+            return false;
+        }
+        self.refused.retain(|place| !places.contains(place));
+        self.refused.is_empty()
     }
 
     /// Takes a failed batch back; it is tried again after a wait.
@@ -185,13 +195,19 @@ impl Unsettled {
         let wait = less_jitter(whole, policy.jitter, unit_random((seed, "settle", self.failures)));
         // After a lost connection it is the reconnecting source that waits.
         self.not_before = (!error.is_disconnect()).then(|| later(now, wait));
-        if !error.is_transient() {
-            self.one_by_one = self.waiting.len();
-        }
         // Of a lost connection the reconnecting source says so.
-        let is_news = !error.is_disconnect() && !self.told;
-        self.told |= is_news;
-        if is_news || !error.is_transient() {
+        if error.is_disconnect() {
+            return;
+        }
+        // What is refused may be one of them alone.
+        self.one_by_one = self.waiting.len();
+        let is_news = self.refused.is_empty();
+        for place in &batch.places {
+            if !self.refused.contains(place) {
+                self.refused.push(*place);
+            }
+        }
+        if is_news {
             let (kept, error) = (batch.places.len(), Chain(error));
             tracing::warn!(%error, kept, ?wait, "settlements failed and are kept, to be tried again after this wait");
         }
@@ -274,12 +290,13 @@ impl Loop {
             self.completions.set_slow_source(took >= SLOW_EXCHANGE);
             self.unsettled.gathering.answered(took, now);
         }
+        self.unsettled.forget(&batch.lost);
         for place in std::mem::take(&mut batch.lost) {
             self.give_up(place);
         }
         match answer {
             Ok(Stale(stale)) => {
-                self.unsettled.succeeded();
+                self.unsettled.succeeded(&batch.places);
                 self.telemetry
                     .settlements
                     .increment((batch.places.len() - stale.len().min(batch.places.len())) as u64);
@@ -383,20 +400,28 @@ mod tests {
         }
     }
 
-    /// Of a lost connection whoever makes it anew says so; what comes after it is still to be told, once.
+    /// Of a lost connection whoever makes it anew says so; what comes after it is still to be told, once for as long as
+    /// anything is refused, and what is refused holds nothing else up.
     #[test]
-    fn that_settlements_fail_is_told_once_and_not_of_a_lost_connection() {
-        let (mut unsettled, batch, policy) =
+    fn that_settlements_are_refused_is_told_once_and_each_is_then_tried_alone() {
+        let (mut unsettled, mut batch, policy) =
             (Unsettled::default(), Batch::default(), ReconnectPolicy::default());
         let lost = Error::new(ErrorKind::Connection, "gone");
         let full = Error::new(ErrorKind::Full, "no room");
         assert!(lost.is_disconnect() && !full.is_disconnect() && full.is_transient());
-        for (error, told) in [(&lost, false), (&full, true), (&lost, true), (&full, true)] {
-            unsettled.failed(&batch, error, &policy, 1, Instant::now());
-            assert_eq!(unsettled.told, told, "{error:?}");
-        }
-        unsettled.succeeded();
-        assert!(!unsettled.told);
+        batch.places = vec![1, 2];
+        unsettled.failed(&batch, &lost, &policy, 1, Instant::now());
+        assert!(unsettled.refused.is_empty() && unsettled.one_by_one == 0);
+        unsettled.waiting.clear();
+        unsettled.failed(&batch, &full, &policy, 1, Instant::now());
+        assert_eq!((&unsettled.refused[..], unsettled.one_by_one), (&[1, 2][..], 2));
+        unsettled.succeeded(&[1, 3]);
+        assert_eq!(unsettled.refused, [2], "one is refused still, so nothing is told");
+        batch.places = vec![2];
+        unsettled.failed(&batch, &lost, &policy, 1, Instant::now());
+        unsettled.failed(&batch, &full, &policy, 1, Instant::now());
+        assert_eq!(unsettled.refused, [2]);
+        assert!(!unsettled.forget(&[]) && unsettled.forget(&[2]) && !unsettled.forget(&[2]));
     }
 
     #[test]

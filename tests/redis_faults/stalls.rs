@@ -244,6 +244,23 @@ async fn after_an_outage_only_those_leases_are_good_that_ran_out_during_it() {
     assert!(done(&source, &again[0]).await);
 }
 
+/// The server came back, and went away again before all workers had come back too.
+#[tokio::test]
+async fn who_had_no_time_to_come_back_between_two_outages_has_it_after_the_second() {
+    for (seen_ago, spared) in [(20_000, true), (16_500, false)] {
+        let Some(server) = Options::new().start() else { return };
+        let source = session(&server).await;
+        let held = take(&source).await;
+        let now = now_ms(&server);
+        // The first was from 80 s to 22 s ago.
+        let mark = format!("{} {}", now - 17_000, now - 80_000);
+        server.command(&["SET", "tidegate:lenient", &mark]);
+        server.command(&["SET", "tidegate:seen", &(now - seen_ago).to_string()]);
+        runs_out(&server, &held[0], now - 60_000);
+        assert_eq!(done(&source, &held[0]).await, spared, "last seen {seen_ago} ms ago");
+    }
+}
+
 #[tokio::test]
 async fn a_moment_of_an_hour_is_one_of_a_clock_that_was_set_back() {
     let Some(server) = Options::new().start() else { return };

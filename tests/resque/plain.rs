@@ -238,6 +238,30 @@ async fn what_is_no_job_is_not_lost_when_it_can_not_be_written_at_once_and_holds
     assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
 }
 
+/// One that has failed needs room, and those that are done do not.
+#[tokio::test]
+async fn what_is_settled_beside_something_that_is_refused_is_settled() {
+    let Some(scene) = scene().await else { return };
+    for number in 0..3 {
+        scene.push(NewJob::new("A", format!("[{number}]")).queue("main")).await;
+    }
+    let taken = scene.take(2, &["main"]).await;
+    scene.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let failed = Settled::new(taken[0].tag, Settlement::Reject).because("no luck");
+    let done = Settled::new(taken[1].tag, Settlement::Ack);
+    let error = scene.source.settle(&[failed.clone(), done.clone()]).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    // The worker has heard of the error alone, and tries each again.
+    let one = wanted(1, &["main"], Duration::ZERO);
+    let (stale, more) = scene.source.exchange(&[done.clone()], &one).await.expect("it needs no room");
+    assert_eq!((stale.0.len(), more.len()), (0, 1));
+    assert_eq!(scene.source.settle(&[done]).await.expect("told").0.len(), 1, "it was heard of before");
+    scene.source.settle(&[failed.clone()]).await.expect_err("there is no room");
+    scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(scene.source.settle(&[failed]).await.expect("there is room").0.is_empty());
+    assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
+}
+
 #[tokio::test]
 async fn what_can_not_be_written_does_not_grow_for_ever() {
     let Some(scene) = scene().await else { return };

@@ -162,6 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_late_for_its_renewal_is_renewed_by_exchanges_until_it_may_no_longer_be_held() {
+        let (hands, now) = (Hands::new(7), Instant::now());
+        let second = Duration::from_secs(1);
+        let late = Hand { overdue_at: now + second, ..hand(1, now + second * 4) };
+        let tag = hands.add(late, now);
+        assert!(hands.overdue(now, 9).is_empty());
+        assert_eq!(hands.overdue(now + second, 9), [tag]);
+        assert!(hands.overdue(now + second, 0).is_empty());
+        hands.put_off(&[tag], now + second * 2);
+        assert!(hands.overdue(now + second, 9).is_empty());
+        assert_eq!(hands.overdue(now + second * 3, 9), [tag]);
+        assert!(hands.overdue(now + second * 4, 9).is_empty(), "nobody runs it any more");
+        hands.renewed(tag, now + second * 5, now + second * 8);
+        assert_eq!(hands.overdue(now + second * 5, 9), [tag]);
+    }
+
+    #[test]
     fn a_tag_of_another_handle_or_of_another_hand_over_is_unknown() {
         let hands = Hands::new(7);
         let now = Instant::now();

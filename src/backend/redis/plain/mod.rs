@@ -7,6 +7,7 @@
 mod block;
 mod write;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::held::Hand;
 use super::{Shared, due};
 use crate::backend::wall_clock;
 use crate::error::Error;
-use crate::job::Queue;
+use crate::job::{Queue, Tag};
 use crate::lease::later;
 use crate::source::{Delivery, FetchRequest, Settled, Source, Stale};
 use crate::sync::{Mutex, lock};
@@ -52,8 +53,13 @@ pub(super) struct Plain {
     /// Jobs that could not be put back yet, as they were popped. No session pops more while there are any, so these are no
     /// more than each has popped at once.
     kept: Mutex<Vec<(Queue, Bytes)>>,
-    /// It was said that there are some.
+    /// It was said that there are some of either.
     said: AtomicBool,
+    /// Whose turn it is to write them.
+    paying: tokio::sync::Mutex<()>,
+    /// What was settled beside something that was refused, so that the worker does not know yet. It tries these again:
+    /// they are no more than it holds.
+    unheard: Mutex<HashSet<Tag>>,
 }
 
 /// So many entries are owed at most, and as many as are popped at once.

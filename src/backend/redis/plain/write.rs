@@ -52,7 +52,7 @@ impl PlainSession {
     /// If all that is settled is done, or was settled before: how many are done, and which are stale.
     pub(super) fn only_done(&self, settled: &[Settled]) -> Option<(Tally, Stale)> {
         let (mut tally, mut stale) = (Tally::default(), Vec::new());
-        if settled.len() > MOST {
+        if settled.len() > MOST || !lock(&self.shared.plain.unheard).is_empty() {
             return None;
         }
         for (place, one) in settled.iter().enumerate() {
@@ -106,24 +106,26 @@ impl PlainSession {
                     self.add(&mut all, &hand, one, &mut tally);
                     parts.push((one.tag, all.len() - before));
                 }
+                None if lock(&self.shared.plain.unheard).remove(&one.tag) => {}
                 None => stale.push(one.tag),
             }
         }
         self.count(&mut all, tally);
         let mut answers = if all.is_empty() { Vec::new() } else { self.send(DOING, &all).await? }.into_iter();
-        let mut first_error = None;
+        let (mut written, mut first_error) = (Vec::with_capacity(parts.len()), None);
         for (tag, length) in parts {
             let answers: Vec<Value> = answers.by_ref().take(length).collect();
             match answers.into_iter().try_for_each(|answer| answer.extract_error().map(drop)) {
-                Ok(()) => self.shared.hands.remove([tag].into_iter()),
+                Ok(()) => written.push(tag),
                 Err(error) => drop(first_error.get_or_insert_with(|| failed(DOING, error))),
             }
         }
+        self.shared.hands.remove(written.iter().copied());
         // Counts that were refused are for people only.
-        match first_error {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        let Some(error) = first_error else { return Ok(()) };
+        // The worker hears that nothing was settled, and tries all of these again.
+        lock(&self.shared.plain.unheard).extend(written);
+        Err(error)
     }
 
     fn add(&self, all: &mut Pipeline, hand: &Hand, settled: &Settled, tally: &mut Tally) {
@@ -186,32 +188,10 @@ impl PlainSession {
     /// Puts jobs back to where they were popped from. What the server does not take is kept, and put back with
     /// [`pay`](Self::pay).
     pub(super) async fn give_back(&self, jobs: Vec<(Queue, Bytes)>) -> Result<(), Error> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let keys = &self.shared.keys;
-        let mut all = redis::pipe();
-        for (queue, raw) in jobs.iter().rev() {
-            all.cmd(keys.ends.front).arg(keys.of_queue(queue)).arg(&raw[..]);
-        }
-        let (left, error) = match self.send(GIVING_BACK, &all).await {
-            Ok(answers) => {
-                let mut error = None;
-                let mut left = Vec::new();
-                for (job, answer) in jobs.into_iter().zip(answers.into_iter().rev()) {
-                    if let Err(why) = answer.extract_error() {
-                        left.push(job);
-                        error = Some(failed(GIVING_BACK, why));
-                    }
-                }
-                (left, error)
-            }
-            Err(error) => (jobs, Some(error)),
-        };
-        let Some(error) = error else { return Ok(()) };
-        lock(&self.shared.plain.kept).splice(0..0, left);
-        self.tell_of_debts(&error);
-        Err(error)
+        // Kept from the beginning: who waits for this may go.
+        lock(&self.shared.plain.kept).splice(0..0, jobs);
+        let _turn = self.shared.plain.paying.lock().await;
+        self.pay_jobs().await.inspect_err(|error| self.tell_of_debts(error))
     }
 
     /// Something is kept here that is to stand on the server.
@@ -226,11 +206,17 @@ impl PlainSession {
     /// If there is now so much of it that no more may be popped.
     pub(super) async fn pay(&self) -> Result<(), Error> {
         let plain = &self.shared.plain;
-        let kept = std::mem::take(&mut *lock(&plain.kept));
-        self.give_back(kept).await?;
-        if let Err(error) = self.pay_entries().await {
+        if !self.owes() {
+            return Ok(());
+        }
+        let _turn = plain.paying.lock().await;
+        let paid = match self.pay_jobs().await {
+            Ok(()) => self.pay_entries().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = paid {
             self.tell_of_debts(&error);
-            // What is popped, run and settled makes room for them.
+            // What is popped, run and settled makes room for entries.
             return if plain.owes_much() { Err(error) } else { Ok(()) };
         }
         if plain.said.swap(false, Ordering::Relaxed) {
@@ -258,8 +244,36 @@ impl PlainSession {
         }
     }
 
+    /// Puts back the jobs that are kept. In its turn: others only put more in front of them meanwhile. They stay until the
+    /// server has answered.
+    async fn pay_jobs(&self) -> Result<(), Error> {
+        let (keys, kept) = (&self.shared.keys, &self.shared.plain.kept);
+        let jobs = lock(kept).clone();
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let mut all = redis::pipe();
+        for (queue, raw) in jobs.iter().rev() {
+            all.cmd(keys.ends.front).arg(keys.of_queue(queue)).arg(&raw[..]);
+        }
+        let answers = self.send(GIVING_BACK, &all).await?;
+        let (mut left, mut error) = (Vec::new(), None);
+        let count = jobs.len();
+        for (job, answer) in jobs.into_iter().zip(answers.into_iter().rev()) {
+            if let Err(why) = answer.extract_error() {
+                left.push(job);
+                error = Some(failed(GIVING_BACK, why));
+            }
+        }
+        let mut kept = lock(kept);
+        let before = kept.len() - count;
+        kept.splice(before.., left);
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Writes the entries that are owed. In its turn: others only add more meanwhile.
     async fn pay_entries(&self) -> Result<(), Error> {
-        let owed = std::mem::take(&mut *lock(&self.shared.plain.owed));
+        let owed = lock(&self.shared.plain.owed).clone();
         if owed.is_empty() {
             return Ok(());
         }
@@ -268,11 +282,9 @@ impl PlainSession {
         self.trim(&mut all);
         self.count(&mut all, Tally { processed: owed.len(), failed: owed.len() });
         // Counts that were refused are for people only.
-        let written = self.send(DOING, &all).await.and_then(|mut answers| {
-            answers.swap_remove(0).extract_error().map_err(|error| failed(DOING, error))
-        });
-        written.map(drop).inspect_err(|_| {
-            lock(&self.shared.plain.owed).splice(0..0, owed);
-        })
+        let mut answers = self.send(DOING, &all).await?;
+        answers.swap_remove(0).extract_error().map_err(|error| failed(DOING, error))?;
+        lock(&self.shared.plain.owed).drain(..owed.len());
+        Ok(())
     }
 }
