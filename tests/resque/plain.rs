@@ -253,10 +253,11 @@ async fn what_is_settled_beside_something_that_is_refused_is_settled() {
     assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
     // The worker has heard of the error alone, and tries each again.
     let one = wanted(1, &["main"], Duration::ZERO);
-    let (stale, more) = scene.source.exchange(&[done.clone()], &one).await.expect("it needs no room");
+    let (stale, more) =
+        scene.source.exchange(std::slice::from_ref(&done), &one).await.expect("it needs no room");
     assert_eq!((stale.0.len(), more.len()), (0, 1));
     assert_eq!(scene.source.settle(&[done]).await.expect("told").0.len(), 1, "it was heard of before");
-    scene.source.settle(&[failed.clone()]).await.expect_err("there is no room");
+    scene.source.settle(std::slice::from_ref(&failed)).await.expect_err("there is no room");
     scene.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert!(scene.source.settle(&[failed]).await.expect("there is room").0.is_empty());
     assert_eq!(scene.ask(&["LLEN", "resque:failed"]), "1");
