@@ -139,7 +139,7 @@ async fn bare(mut connection: MultiplexedConnection, count: u64) {
             .arg(256)
             .arg(&["LPUSH", "RPUSH", "RPOP", "zset", "", ""][..])
             .arg(1_u64 << 53)
-            .arg(&["0", "0"][..]);
+            .arg(&["0", "0", "0"][..]);
         call.arg(held);
         for token in first..first + held {
             call.arg(token);
